@@ -1,0 +1,113 @@
+"""Samples of a wrist IMU in SI units, and which of them one has.
+
+Accelerations are m/s², rates of turn deg/s, always in the order Ax, Ay, Az, Gx, Gy, Gz.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNELS = ("Ax", "Ay", "Az", "Gx", "Gy", "Gz")
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Consecutive samples of one session.
+
+    session: 64 bits. first: index of the first sample. values: (n, 6), float32, m/s² and deg/s, sensor frame.
+    tick: the device's clock at the first sample, in counts of the session's tick_hz. saturated: some count stood at
+    its limit.
+    """
+
+    session: int
+    first: int
+    tick: int
+    values: Float32
+    saturated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Samples first to end (exclusive) of this session will never come."""
+
+    session: int
+    first: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHeld:
+    """What the wearable says of one session: the samples first to end (exclusive) that it still holds."""
+
+    session: int
+    first: int
+    end: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRead:
+    """The device's clock, read between two monotonic times of the host."""
+
+    session: int
+    tick: int
+    tick_hz: int
+    started_ns: int
+    ended_ns: int
+
+
+Piece = Block | Lost | SessionHeld | TimeRead
+
+
+@dataclass(slots=True)
+class Coverage:
+    """A set of sample indices as sorted, disjoint, non-touching half-open ranges."""
+
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, first: int, end: int) -> None:
+        if end <= first:
+            return
+        before = [r for r in self.ranges if r[1] < first]
+        after = [r for r in self.ranges if r[0] > end]
+        touching = self.ranges[len(before) : len(self.ranges) - len(after)]
+        if touching:
+            first, end = min(first, touching[0][0]), max(end, touching[-1][1])
+        self.ranges = [*before, (first, end), *after]
+
+    def missing(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The parts of first to end (exclusive) that are not in the set, in order."""
+        holes = []
+        for low, high in self.ranges:
+            if high <= first:
+                continue
+            if low >= end:
+                break
+            if low > first:
+                holes.append((first, low))
+            first = high
+        if first < end:
+            holes.append((first, end))
+        return holes
+
+    def contiguous_end(self, first: int) -> int:
+        """One past the last index of the unbroken run that starts at first; first itself where that is missing."""
+        for low, high in self.ranges:
+            if low <= first < high:
+                return high
+        return first
+
+    def copy(self) -> "Coverage":
+        return Coverage(list(self.ranges))
+
+    @classmethod
+    def of(cls, ranges: Iterable[Iterable[int]]) -> "Coverage":
+        made = cls()
+        for first, end in ranges:
+            made.add(first, end)
+        return made

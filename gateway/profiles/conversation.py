@@ -1,0 +1,168 @@
+"""What a wearable family's conversation is told and what it asks for: the border between pure rules and the radio.
+
+A conversation object takes events with the time and returns commands; it neither waits nor reads a clock. The shell
+(gateway/ble) obeys the commands in order, one GATT operation at a time, and reports what came of them.
+UUIDs are lower-case strings of 36 characters; times are monotonic ns.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from gateway.motion.samples import Coverage, Piece
+
+
+class Retention(StrEnum):
+    """What a wearable keeps of samples that could not be sent."""
+
+    NONE = "none"
+    LOG = "log"
+    RING = "ring"
+
+
+class Kind(StrEnum):
+    """What an observation in the journal is."""
+
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    FRAME = "frame"
+    INFO = "info"
+    CONFIG = "config"
+    TIME = "time"
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The link is up and its services are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The link is gone; nothing that was asked for on it will be answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    uuid: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """started_ns: when the request went out; the time of the event is when the answer came."""
+
+    uuid: str
+    payload: bytes
+    started_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDone:
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Every sample of this session below index is on the gateway's medium (or is lost for good)."""
+
+    session: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many more bytes of frames the journal takes before its next commit; what bounds the credit."""
+
+    bytes_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A moment that was asked for with WakeAt has come."""
+
+
+Event = Connected | Disconnected | Notified | ReadDone | WriteDone | Durable | Room | Tick
+
+# Commands: what shall be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    uuid: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Put this in the journal, as it was received."""
+
+    kind: Kind
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something was wrong; counted under its name. fatal: this link cannot go on, drop it and try again."""
+
+    name: str
+    detail: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Give a Tick at this time; a later WakeAt replaces an earlier one."""
+
+    mono_ns: int
+
+
+Command = Subscribe | Read | Write | Observe | Fault | WakeAt
+
+
+class Conversation(Protocol):
+    """One wearable's side of the talk; lives as long as the daemon, over many links."""
+
+    def handle(self, event: Event, now_ns: int) -> list[Command]: ...
+
+
+class Decoder(Protocol):
+    """A fold over a wearable's journal rows, in their order; what it remembers is in its state."""
+
+    def decode(self, kind: Kind, payload: bytes) -> list[Piece]:
+        """Samples in SI units, sessions, losses. Raises FrameError for a payload that is not of this family."""
+        ...
+
+    def state(self) -> dict[str, object]:
+        """What restore takes; JSON values only."""
+        ...
+
+
+class Profile(Protocol):
+    """A wearable family: constants of its GATT service and makers of its conversation and decoder."""
+
+    name: str
+    service_uuid: str
+    retention: Retention
+    rate_hz: float
+    """The nominal rate of the samples that the conversation asks for."""
+    silence_s: float
+    """No notification for this long on a live link is a fault."""
+
+    def conversation(self, have: dict[int, Coverage]) -> Conversation:
+        """have: for each session (64 bits) what the journal already holds."""
+        ...
+
+    def decoder(self, state: dict[str, object] | None = None) -> Decoder: ...
