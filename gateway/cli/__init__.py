@@ -1,0 +1,57 @@
+"""The `gateway` command: one module a command, imported only when it is asked for.
+
+A command module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 the world would not
+(no broker, no radio, a check failed), 2 the input was wrong, 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gateway.errors import GatewayError
+
+COMMANDS = {
+    "run": "collect, infer and publish until stopped: the daemon",
+    "check": "validate a configuration and explain every error in it",
+    "score": "predict from a recording or an array of windows, without radio or broker",
+    "demo": "show the whole path at work on this machine, with faults, and account for every sample",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="Recognise fidgeting from wrist wearables, on the device.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    module = None
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if name == chosen:
+            module = importlib.import_module(f"gateway.cli.{name}")
+            module.add_arguments(sub)
+    args = parser.parse_args(words)
+    assert module is not None  # argparse has refused every other word
+    try:
+        return int(module.run(args))
+    except GatewayError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def report(error: GatewayError) -> int:
+    """Says on stderr what was wrong and what to do; returns the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    return error.exit_code
