@@ -452,11 +452,10 @@ class ReferenceConversation:
                 return [Fault("refused", f"control START_LIVE: status {status}, {len(payload)} bytes", fatal=True)]
             session16, live_first = struct.unpack_from("<HI", payload, 2)
             commands += self._live_started(session16, live_first, now_ns)
-        elif op is Op.REQUEST:
-            if status or len(payload) != 10:
-                self._request = None
-                self._fruitless += 1
-                commands += [Read(INFO)] if self._fruitless <= FRUITLESS_MAX else []
+        elif op is Op.REQUEST and (status or len(payload) != 10):
+            self._request = None
+            self._fruitless += 1
+            commands += [Read(INFO)] if self._fruitless <= FRUITLESS_MAX else []
         return [*commands, *self._next(now_ns)]
 
     def _live_started(self, session16: int, live_first: int, now_ns: int) -> list[Command]:
