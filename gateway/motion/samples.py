@@ -52,11 +52,12 @@ class SessionHeld:
 
 @dataclass(frozen=True, slots=True)
 class TimeRead:
-    """The device's clock, read between two monotonic times of the host."""
+    """The device's clock, read between two monotonic times of the host. next_index: of the sample it takes next."""
 
     session: int
     tick: int
     tick_hz: int
+    next_index: int
     started_ns: int
     ended_ns: int
 

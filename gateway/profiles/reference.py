@@ -233,9 +233,9 @@ class ReferenceDecoder:
         if len(payload) != 2 * _STARTED.size + _TIME.size:
             raise FrameError(NAME, f"Time: {len(payload)} bytes, expected {2 * _STARTED.size + _TIME.size}", payload)
         started_ns, ended_ns = (_STARTED.unpack_from(payload, offset)[0] for offset in (0, _STARTED.size))
-        tick, session16, _ = _TIME.unpack_from(payload, 2 * _STARTED.size)
+        tick, session16, next_index = _TIME.unpack_from(payload, 2 * _STARTED.size)
         session = self.sessions.get(session16)
-        return [] if session is None else [TimeRead(session, tick, self.tick_hz, started_ns, ended_ns)]
+        return [] if session is None else [TimeRead(session, tick, self.tick_hz, next_index, started_ns, ended_ns)]
 
     def _frame(self, payload: bytes) -> Piece:
         header = decode_header(payload)
