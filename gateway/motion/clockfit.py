@@ -59,18 +59,18 @@ class ClockFit:
             self.anchors.pop()
         self.anchors = [*self.anchors[-ANCHORS_MAX + 1 :], anchor]
 
-    def label(self, index: int) -> Label | None:
-        """When the sample of this index was taken; None before the first reading."""
+    def label(self, sample: float) -> Label | None:
+        """When the sample of this index (in its session) was taken; None before the first reading."""
         if not self.anchors:
             return None
-        at = bisect_left(self.anchors, index, key=lambda anchor: anchor.sample)
+        at = bisect_left(self.anchors, sample, key=lambda anchor: anchor.sample)
         near = self.anchors[min(at, len(self.anchors) - 1)]
         if 0 < at < len(self.anchors):
             before = self.anchors[at - 1]
-            share = (index - before.sample) / (near.sample - before.sample)
+            share = (sample - before.sample) / (near.sample - before.sample)
             mono_ns = before.mono_ns + share * (near.mono_ns - before.mono_ns)
             return Label(round(mono_ns), max(before.half_round_trip_ns, near.half_round_trip_ns))
-        return Label(round(near.mono_ns + (index - near.sample) * 1e9 / self.rate_hz), near.half_round_trip_ns)
+        return Label(round(near.mono_ns + (sample - near.sample) * 1e9 / self.rate_hz), near.half_round_trip_ns)
 
     def state(self) -> dict[str, Any]:
         return {"anchors": self.anchors, "tick": self._tick, "first": self._first}
