@@ -62,7 +62,19 @@ class TimeRead:
     ended_ns: int
 
 
-Piece = Block | Lost | SessionHeld | TimeRead
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """What the wearable says of itself; ring figures in samples, 0 where it has none."""
+
+    firmware: str
+    battery_percent: int | None
+    ring_capacity: int
+    ring_held: int
+    overwritten: int
+    """Samples that its ring has overwritten before anyone acknowledged them."""
+
+
+Piece = Block | Lost | SessionHeld | TimeRead | DeviceStatus
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self, cast
 
 import numpy as np
 
-from gateway.motion.samples import Block, Coverage, Lost, Piece, SessionHeld, TimeRead
+from gateway.motion.samples import Block, Coverage, DeviceStatus, Lost, Piece, SessionHeld, TimeRead
 from gateway.profiles.conversation import (
     Command,
     Connected,
@@ -227,7 +227,14 @@ class ReferenceDecoder:
         self.tick_hz = info.tick_hz
         self.sessions = {entry.session & 0xFFFF: entry.session for entry in info.sessions}
         running = info.sessions[-1].session
-        return [SessionHeld(e.session, e.first, e.end, e.session == running) for e in info.sessions]
+        status = DeviceStatus(
+            firmware=".".join(map(str, info.firmware)),
+            battery_percent=info.battery_percent,
+            ring_capacity=info.capacity,
+            ring_held=sum(e.end - e.first for e in info.sessions),
+            overwritten=sum(e.overwritten for e in info.sessions),
+        )
+        return [status, *(SessionHeld(e.session, e.first, e.end, e.session == running) for e in info.sessions)]
 
     def _time(self, payload: bytes) -> list[Piece]:
         if len(payload) != 2 * _STARTED.size + _TIME.size:

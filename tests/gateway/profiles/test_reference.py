@@ -1,0 +1,135 @@
+"""The reference profile's decoder against its published frame, and against whatever else may come."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.motion.samples import Block, Lost, SessionHeld, TimeRead
+from gateway.profiles import profile_of
+from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, ReadDone, Tick
+from gateway.profiles.errors import FrameError
+from gateway.profiles.reference import BACKLOG, CONFIG, CONTROL, INFO, LIVE, TIME, ReferenceDecoder
+
+SESSION = 0x0123_4567_89AB_BEEF
+GOLDEN = bytes.fromhex("100302010700efbea861000000007d00f4ff2200e603a00060f00800f6ff1e00ea03b00070f00000")
+INFO_PAYLOAD = struct.pack(
+    "<BBBBIIQ3bBBBHI QIIII", 1, 1, 2, 3, 32768, 500_000, 42, 1, 2, 3, 87, 1, 1, 0, 50_000, SESSION, 0, 30_000, 0, 0
+)
+CONFIG_PAYLOAD = struct.pack("<BBHIHHff", 1, 19, 0, 50_000, 8, 2000, 9.80665e-3, 0.0625)
+
+
+def decoder():
+    made = ReferenceDecoder()
+    made.decode(Kind.INFO, INFO_PAYLOAD)
+    made.decode(Kind.CONFIG, CONFIG_PAYLOAD)
+    return made
+
+
+def test_the_golden_frame_becomes_two_samples_in_si_units():
+    (block,) = decoder().decode(Kind.FRAME, GOLDEN)
+    assert isinstance(block, Block)
+    assert (block.session, block.first, block.tick, block.saturated) == (SESSION, 25_000, 8_192_000, False)
+    assert block.values.dtype == np.float32
+    assert block.values[0] == pytest.approx([-0.11768, 0.33343, 9.78704, 10, -250, 0.5], abs=5e-6)
+    assert block.values[1] == pytest.approx(
+        [-10 * 9.80665e-3, 30 * 9.80665e-3, 1002 * 9.80665e-3, 11, -249, 0], abs=5e-6
+    )
+
+
+def test_a_gap_frame_declares_samples_lost():
+    frame = struct.pack("<BBBBHHIII", 0x12, 0, 0, 1, 9, 0xBEEF, 100, 0, 2500)
+    assert decoder().decode(Kind.FRAME, frame) == [Lost(SESSION, 100, 2600, "overwritten")]
+
+
+def test_info_tells_what_the_ring_holds_and_what_the_wearable_is():
+    status, held = ReferenceDecoder().decode(Kind.INFO, INFO_PAYLOAD)
+    assert held == SessionHeld(SESSION, 0, 30_000, True)
+    assert (status.firmware, status.battery_percent, status.ring_capacity, status.ring_held) == (
+        "2.3",
+        87,
+        500_000,
+        30_000,
+    )
+
+
+def test_a_reading_of_the_clock_carries_the_hosts_times():
+    trip = struct.pack("<QQIHI", 10, 30, 77, 0xBEEF, 5)
+    assert decoder().decode(Kind.TIME, trip) == [TimeRead(SESSION, 77, 32768, 5, 10, 30)]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (GOLDEN[:-1], "39 bytes with n = 2, expected 40"),
+        (GOLDEN + b"\0", "41 bytes with n = 2, expected 40"),
+        (GOLDEN[:15], "15 bytes, expected at least 16"),
+        (b"\x20" + GOLDEN[1:], "version 2, expected 1"),
+        (b"\x13" + GOLDEN[1:], "type 3, expected 0 to 2"),
+        (GOLDEN[:6] + b"\0\0" + GOLDEN[8:], "no session 0000 in Info"),
+        (GOLDEN[:3] + b"\7" + GOLDEN[4:], "no Config 7"),
+        (GOLDEN[:8] + b"\xff" * 4 + GOLDEN[12:], "past the end of 32 bits"),
+    ],
+)
+def test_a_frame_that_is_not_of_the_profile_is_refused_with_what_was_found(frame, message):
+    with pytest.raises(FrameError, match=message):
+        decoder().decode(Kind.FRAME, frame)
+
+
+@given(
+    st.sampled_from(list(Kind)), st.binary(max_size=300) | st.builds(lambda b: GOLDEN[:-1] + b, st.binary(max_size=2))
+)
+def test_no_payload_raises_anything_but_a_frame_error(kind, payload):
+    try:
+        decoder().decode(kind, payload)
+    except FrameError:
+        pass
+
+
+def test_the_decoder_goes_on_after_a_restart():
+    again = ReferenceDecoder.restore(decoder().state())
+    (block,) = again.decode(Kind.FRAME, GOLDEN)
+    assert block.session == SESSION
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([LIVE, BACKLOG, CONTROL, CONFIG, INFO, TIME]), st.binary(max_size=60) | st.just(GOLDEN)
+        ),
+        max_size=30,
+    )
+)
+def test_a_conversation_survives_whatever_is_notified_or_read(talk):
+    conversation = profile_of("reference").conversation({})
+    conversation.handle(Connected(), 0)
+    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
+    conversation.handle(ReadDone(CONFIG, CONFIG_PAYLOAD, 0), 0)
+    for now_ns, (uuid, payload) in enumerate(talk):
+        conversation.handle(Notified(uuid, payload), now_ns)
+        conversation.handle(ReadDone(uuid, payload, now_ns), now_ns)
+        conversation.handle(Tick(), now_ns)
+
+
+def test_a_malformed_frame_is_a_fault_and_not_journalled():
+    conversation = profile_of("reference").conversation({})
+    conversation.handle(Connected(), 0)
+    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
+    conversation.handle(ReadDone(CONFIG, CONFIG_PAYLOAD, 0), 0)
+    commands = conversation.handle(Notified(LIVE, GOLDEN[:-1]), 0)
+    assert [type(c) for c in commands] == [Fault]
+    assert not commands[0].fatal
+    good = conversation.handle(Notified(LIVE, GOLDEN), 0)
+    assert Observe(Kind.FRAME, GOLDEN) in good
+
+
+def test_another_rate_than_the_grids_is_refused_in_words():
+    conversation = profile_of("reference").conversation({})
+    conversation.handle(Connected(), 0)
+    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
+    slow = struct.pack("<BBHIHHff", 1, 19, 0, 26_000, 8, 2000, 9.80665e-3, 0.0625)
+    (fault,) = conversation.handle(ReadDone(CONFIG, slow, 0), 0)
+    assert fault.fatal
+    assert "26 Hz, the model's grid is 50 Hz" in fault.detail
