@@ -1,0 +1,1 @@
+"""The demo: simulated wearables, broker, daemon and an independent subscriber as processes, faults, and the account."""
