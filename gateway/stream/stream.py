@@ -5,6 +5,7 @@ give the same outputs, so a crash costs nothing but doing it again, and Progress
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import Instant
-from gateway.monitoring.drift import DriftPeriod, DriftSettings, DriftSummary
+from gateway.monitoring.drift import DriftPeriod, DriftSettings, DriftSummary, Reference
 from gateway.monitoring.features import window_features
 from gateway.motion.clockfit import ClockFit, Label
 from gateway.motion.samples import Block, Coverage, DeviceStatus, Float32, Lost, Piece, SessionHeld, TimeRead
@@ -119,12 +120,13 @@ class Stream:
         shape: WindowShape,
         settings: StreamSettings,
         drift: DriftSettings,
+        reference: Mapping[str, Reference],
         matrix: NDArray[np.float32] | None,
         progress: Progress | None = None,
     ) -> None:
         self._decoder = decoder
         self._rate_hz, self._shape, self._settings, self._drift = rate_hz, shape, settings, drift
-        self._matrix = matrix
+        self._matrix, self._reference = matrix, reference
         self._progress = progress or Progress()
         self._sessions: dict[int, _Session] = {}
         self._boot_id, self._mono_ns = "", 0
@@ -266,7 +268,7 @@ class Stream:
         return int(window * self._shape.hop / self._rate_hz // self._drift.period_s)
 
     def _close_period(self, number: int, session: _Session, period: int, at: Instant) -> list[Output]:
-        summary = session.periods.pop(period).summary(period * self._drift.period_s)
+        summary = session.periods.pop(period).summary(period * self._drift.period_s, self._reference)
         return [] if self._progress.has_period(number, period) else [DriftReady(number, period, summary, at)]
 
     def _acknowledge(self, row: int) -> list[Output]:
