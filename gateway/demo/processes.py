@@ -24,12 +24,17 @@ _LIBC = ctypes.CDLL(None)
 T = TypeVar("T")
 
 
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
+
+
 class ChildFailed(GatewayError):
     """A process of the demo ended, or said nothing, where it had to go on."""
 
     def __init__(self, name: str, what: str, log: Path, exit_code: int) -> None:
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        super().__init__(f"{name} {what}" + (f": {lines[-1]}" if lines else ""), hint=f"Its log: {log}")
+        said = last_line(log)
+        super().__init__(f"{name} {what}" + (f": {said}" if said else ""), hint=f"Its log: {log}")
         self.exit_code = exit_code
 
 
@@ -50,6 +55,9 @@ class Child:
     def ended(self) -> int | None:
         """Its exit code, once it has ended."""
         return self._process.returncode
+
+    def last_line(self) -> str:
+        return last_line(self.log)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -107,7 +115,8 @@ class Child:
 
 
 class Children:
-    """The processes of one run. Leaving the context ends all that are left, the youngest first."""
+    """The processes of one run. Leaving the context ends all that are left, the youngest first; at a cancellation
+    without a chance to say goodbye."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -122,7 +131,7 @@ class Children:
         try:
             for child in reversed(self._children):
                 if child.ended is None:
-                    await child.stop()
+                    await (child.kill() if isinstance(error, asyncio.CancelledError) else child.stop())
         finally:  # also where the waiting above is itself cancelled
             for child in self._children:
                 if child.ended is None:

@@ -1,0 +1,67 @@
+"""The demo's line to the simulated wearables: one request and one answer a line of JSON, over a Unix socket."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gateway.errors import GatewayError
+
+ANSWER_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WearableTruth:
+    """What the simulator says of one wearable: samples made so far, and of these acknowledged by the gateway."""
+
+    name: str
+    session: str
+    made: int
+    acknowledged: int
+    connected: bool
+    finished: bool
+
+
+class SimulatorControl:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._streams = await asyncio.open_unix_connection(str(self._path))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._streams is not None
+        self._streams[1].close()
+
+    async def _ask(self, op: str, **parameters: object) -> dict[str, Any]:
+        assert self._streams is not None
+        reader, writer = self._streams
+        writer.write(json.dumps({"op": op, **parameters}).encode() + b"\n")
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                line = await reader.readline()
+            answer: dict[str, Any] = json.loads(line)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise GatewayError(f"the simulated wearables do not answer {op}: {error!r}") from None
+        if "error" in answer:
+            raise GatewayError(f"the simulated wearables refused {op}: {answer['error']}")
+        return answer
+
+    async def status(self) -> tuple[WearableTruth, ...]:
+        return tuple(
+            WearableTruth(w["name"], w["session"], w["made"], w["acked"], w["connected"], w["finished"])
+            for w in (await self._ask("status"))["wearables"]
+        )
+
+    async def out_of_range(self, wearable: str, on: bool) -> None:
+        await self._ask("out_of_range", wearable=wearable, on=on)
+
+    async def stop_sampling(self) -> None:
+        """Closes the partial last frames and writes the truth; the radio stays up, so that backlogs drain."""
+        await self._ask("stop")
