@@ -1,0 +1,164 @@
+"""What a model bundle says of itself: manifest.json (docs/bundle.md is its reference)."""
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A plain name beside the manifest: no folder, so nothing outside of the bundle can be named."""
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+
+_SIGNED_AXIS = re.compile(r"^[+-]?[xyz]$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(_Part):
+    """One file of the bundle."""
+
+    file: FileName
+    sha256: Sha256
+    size: int = Field(ge=0, le=1 << 30)
+    """Bytes."""
+
+
+class Parity(_Part):
+    """How a variant's probabilities p compare with those of the Keras model, on the same random windows."""
+
+    windows: int = Field(ge=1)
+    seed: int
+    top1_agreement: Fraction
+    """Share of the windows with the same top class."""
+    dp_max: Fraction
+    """max |p - p_keras| over all windows and classes; dp_p99 and dp_mean are of each window's maximum."""
+    dp_p99: Fraction
+    dp_mean: Fraction
+
+
+class Variant(Member):
+    """One .tflite file: input (1, window, channels) float32, outputs `probabilities` and `logits` (1, labels)."""
+
+    parity: Parity
+    operators: dict[str, int]
+    """TFLite's builtin operators and how often each stands in the graph."""
+
+
+class Model(_Part):
+    name: Name
+    architecture: tuple[str, ...] = Field(min_length=1)
+    """One line a layer, in order, as the Keras file had them."""
+    keras_sha256: Sha256
+    keras_version: str | None = None
+    keras_saved: str | None = None
+
+
+class Preprocessing(_Part):
+    """The scaler (x - mean) / scale, per channel. Folded: it is inside the .tflite, whose input are raw units."""
+
+    folded: Literal[True] = True
+    mean: tuple[FiniteFloat, ...]
+    scale: tuple[FiniteFloat, ...]
+    source_sha256: Sha256
+    """Of the file that the scaler was read from."""
+
+
+class Provenance(_Part):
+    converter_version: str
+    libraries: dict[str, str]
+    created_utc: datetime | None = None
+    """As it was given (SOURCE_DATE_EPOCH); without that it stays out, so that the same input makes the same bundle."""
+
+
+class FeatureReference(_Part):
+    """Distribution of one window feature over the training windows; what drift is measured against."""
+
+    count: int = Field(ge=1)
+    mean: FiniteFloat
+    std: NotNegative
+    min: FiniteFloat
+    max: FiniteFloat
+    quantiles: tuple[tuple[Fraction, FiniteFloat], ...] = Field(min_length=1)
+    """(q, value), both ascending."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        for column in zip(*self.quantiles, strict=True):
+            if list(column) != sorted(column):
+                raise ValueError("quantiles must ascend")
+        return self
+
+
+class Manifest(_Part):
+    """Raises pydantic.ValidationError where its parts contradict each other."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: Model
+    labels: tuple[Name, ...] = Field(min_length=2)
+    """In the order of the model's outputs."""
+    window: int = Field(ge=1, le=100_000)
+    """Samples of one window."""
+    hop: int = Field(ge=1, le=100_000)
+    """Samples from the start of one window to that of the next."""
+    rate_hz: float = Field(gt=0, le=10_000)
+    channels: tuple[Name, ...] = Field(min_length=1)
+    units: tuple[Name, ...]
+    """One a channel: m/s^2 or deg/s."""
+    frame: str | None = None
+    """The model's axes as signed axes of the wrist frame, e.g. "x,y,z" or "-y,x,z"; null where nobody knows."""
+    frame_description: str = ""
+    wrist: Literal["left", "right", "either"] | None = None
+    preprocessing: Preprocessing
+    variants: dict[FileName, Variant] = Field(min_length=1)
+    default_variant: str
+    default_reason: str = ""
+    """Why this variant and not another."""
+    model_card: Member
+    provenance: Provenance
+    drift_reference: dict[Name, FeatureReference] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        for field, values in {
+            "units": self.units,
+            "preprocessing.mean": self.preprocessing.mean,
+            "preprocessing.scale": self.preprocessing.scale,
+        }.items():
+            if len(values) != len(self.channels):
+                raise ValueError(f"{field} must have one entry for each of the {len(self.channels)} channels")
+        if min(self.preprocessing.scale) <= 0:
+            raise ValueError("preprocessing.scale must be above 0")
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant must be one of {', '.join(self.variants)}")
+        if self.frame is not None and not is_signed_axes(self.frame):
+            raise ValueError('frame must name each of x, y and z once, signed, such as "x,y,z" or "-y,x,z"')
+        return self
+
+
+def is_signed_axes(text: str) -> bool:
+    """Whether the text names each of x, y and z once, with or without a sign."""
+    axes = [axis.strip() for axis in text.split(",")]
+    return all(map(_SIGNED_AXIS.match, axes)) and sorted(axis[-1] for axis in axes) == ["x", "y", "z"]
+
+
+def bundle_digest(content: dict[str, Any]) -> str:
+    """SHA-256 (hex) over the manifest's content without `digest`: JSON with sorted keys and no white space, UTF-8.
+
+    The members' digests are part of the content, so one number names the whole bundle. It is taken of the JSON as it
+    stands in the file: a later version of this program, which knows more fields, comes to the same number.
+    """
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""From a folder to a checked Bundle. No model runtime here: the bytes of a variant are only handed on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gateway.bundle.errors import BundleRejected
+from gateway.bundle.manifest import SCHEMA_VERSION, Manifest, Member, Variant, bundle_digest
+
+MANIFEST_FILE = "manifest.json"
+_MANIFEST_BYTES_MAX = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle whose digests agreed when it was loaded. digest: hex, names manifest and members together."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    def variant(self, name: str | None = None) -> tuple[str, Variant]:
+        """The variant of this name, or the default one. Raises BundleRejected where there is none."""
+        name = self.manifest.default_variant if name is None else name
+        if name not in self.manifest.variants:
+            raise BundleRejected(
+                "variant",
+                name,
+                "one of " + ", ".join(self.manifest.variants),
+                bundle=self.path,
+                hint="Choose one of these, or none for the bundle's default.",
+            )
+        return name, self.manifest.variants[name]
+
+    def model_file(self, variant: str | None = None) -> bytes:
+        """The variant's .tflite, checked again as it is read. Raises BundleRejected."""
+        name, member = self.variant(variant)
+        return _read_member(self.path, f"variants.{name}", member)
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Reads a bundle's folder and checks every digest in it. Raises BundleRejected (exit code 2)."""
+    path = Path(path)
+    content = _read_manifest(path)
+    digest = content.get("digest")
+    try:
+        computed = bundle_digest(content)
+    except ValueError as error:  # NaN, infinity and half surrogates, which Python's JSON reader lets through
+        raise BundleRejected(MANIFEST_FILE, f"no JSON ({error})", "the manifest", bundle=path) from None
+    if digest != computed:
+        raise BundleRejected("digest", computed, digest, bundle=path)
+    manifest = _validated(path, {key: value for key, value in content.items() if key != "digest"})
+    for name, variant in manifest.variants.items():
+        _read_member(path, f"variants.{name}", variant)
+    _read_member(path, "model_card", manifest.model_card)
+    return Bundle(path, manifest, computed)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        hint = "Give the path of a bundle: the folder that `converter convert` wrote."
+        raise BundleRejected("folder", found, f"a folder with {MANIFEST_FILE}", bundle=path, hint=hint)
+    file = path / MANIFEST_FILE
+    try:
+        if file.stat().st_size > _MANIFEST_BYTES_MAX:
+            expected = f"at most {_MANIFEST_BYTES_MAX} bytes"
+            raise BundleRejected(MANIFEST_FILE, f"{file.stat().st_size} bytes", expected, bundle=path)
+        content = json.loads(file.read_bytes(), object_pairs_hook=_without_doubles)
+    except OSError as error:
+        raise BundleRejected(MANIFEST_FILE, error.strerror, "a readable file", bundle=path) from None
+    except (ValueError, RecursionError) as error:
+        raise BundleRejected(MANIFEST_FILE, f"no JSON ({error})", "the manifest", bundle=path) from None
+    if not isinstance(content, dict):
+        raise BundleRejected(MANIFEST_FILE, f"a JSON {type(content).__name__}", "a JSON object", bundle=path)
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        hint = "Update this program, or build the bundle again with the converter that belongs to it."
+        raise BundleRejected("schema_version", version, SCHEMA_VERSION, bundle=path, hint=hint)
+    return content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers of JSON may keep different ones of two equal keys; then a digest would not name one content."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return made
+
+
+def _validated(path: Path, content: dict[str, Any]) -> Manifest:
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or MANIFEST_FILE
+        value = first["input"]
+        found = f"{type(value).__name__} of {len(value)}" if isinstance(value, (dict, list)) else repr(value)
+        raise BundleRejected(field, found, first["msg"], bundle=path) from None
+
+
+def _read_member(path: Path, field: str, member: Member) -> bytes:
+    try:
+        with (path / member.file).open("rb") as file:
+            content = file.read(member.size + 1)
+    except OSError as error:
+        raise BundleRejected(f"{field}.file {member.file}", error.strerror, "a readable file", bundle=path) from None
+    if len(content) != member.size:
+        found = len(content) if len(content) < member.size else f"more than {member.size}"
+        raise BundleRejected(f"{field}.size of {member.file}", found, member.size, bundle=path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != member.sha256:
+        raise BundleRejected(f"{field}.sha256 of {member.file}", sha256, member.sha256, bundle=path)
+    return content
