@@ -1,0 +1,182 @@
+"""One wearable's way through the daemon: observation -> journal -> stream -> inference -> events, in one order.
+
+Whatever is submitted to the writer is committed in the order of submission, so every state that a crash can leave is a
+prefix of what is done here. Journal rows go first, then what the stream makes of them, then a snapshot of the stream
+as it was when the last of these was made.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gateway.clock import Instant
+from gateway.motion.samples import Float32
+from gateway.profiles.conversation import Durable, Event, Kind, Room
+from gateway.store.rows import Derived, JournalRow, LoggedEvent
+from gateway.stream.outcome import Answer, EventMaker
+from gateway.stream.progress import Progress
+from gateway.stream.stream import SNAPSHOT_VERSION, Acknowledge, DriftReady, StateReady, Stream, WindowReady
+
+Infer = Callable[[Float32], Awaitable[Float32]]
+"""(n, length, 6) float32, m/s² and deg/s, to (n, labels) probabilities."""
+
+BATCH_WINDOWS = 32
+"""Windows that go to the interpreter in one call; also how long others may have to wait for it."""
+WAITING_MAX = 512
+"""Windows that wait for inference; above it the wearable gets no more credit. 512 windows are 2.5 MB."""
+
+
+class Writer(Protocol):
+    """What a pipeline asks of the store's writer."""
+
+    def journal(self, wearable: str, kind: str, payload: bytes, at: Instant) -> int: ...
+    def derived(self, derived: Derived) -> None: ...
+    def room(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    row: int
+    state: bytes
+
+
+_Step = WindowReady | DriftReady | StateReady | _Snapshot
+
+
+@dataclass(slots=True)
+class Shown:
+    """What people are shown of a wearable: the newest answer, and counts since the daemon's start."""
+
+    answer: Answer | None = None
+    inferred: int = 0
+    samples_per_s: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+class Pipeline:
+    """deliver: hands an event to the wearable's conversation. infer: the interpreter, called with a batch."""
+
+    def __init__(
+        self,
+        *,
+        wearable: str,
+        stream: Stream,
+        progress: Progress,
+        events: EventMaker,
+        writer: Writer,
+        infer: Infer,
+        snapshot_rows: int,
+    ) -> None:
+        self.wearable = wearable
+        self.stream = stream
+        self.shown = Shown()
+        self._progress, self._events, self._writer, self._infer = progress, events, writer, infer
+        self._snapshot_rows = snapshot_rows
+        self._since_snapshot = 0
+        self._steps: deque[_Step] = deque()
+        self._stepped = asyncio.Event()
+        self._acknowledgements: deque[Acknowledge] = deque()
+        self._deliver: Callable[[Event], None] = lambda event: None
+
+    def attach(self, deliver: Callable[[Event], None]) -> None:
+        """Connects the conversation that acknowledgements and credit go to, and tells it what is durable already."""
+        self._deliver = deliver
+        for session, coverage in self.stream.coverage().items():
+            deliver(Durable(session, coverage.contiguous_end(0)))
+
+    def replay(self, row: JournalRow) -> None:
+        """A row of the journal from before this start; what is committed of it already is not done again."""
+        self._advance(row)
+
+    def observe(self, kind: Kind, payload: bytes, at: Instant) -> None:
+        """Journals an observation and derives from it. Raises StoreFull; then the observation is nowhere."""
+        row = self._writer.journal(self.wearable, kind, payload, at)
+        self._advance(JournalRow(row, self.wearable, kind, payload, at))
+
+    def _advance(self, row: JournalRow) -> None:
+        for output in self.stream.advance(row):
+            if isinstance(output, Acknowledge):
+                self._acknowledgements.append(output)
+            else:
+                self._steps.append(output)
+        self._since_snapshot += 1
+        if self._since_snapshot >= self._snapshot_rows:
+            self.take_snapshot()
+        if self._steps:
+            self._stepped.set()
+
+    def take_snapshot(self) -> None:
+        """Goes behind the results it covers, so that it is committed after them."""
+        if self._since_snapshot:
+            self._since_snapshot = 0
+            self._steps.append(_Snapshot(self.stream.row, self.stream.snapshot()))
+            self._stepped.set()
+
+    def committed(self, row: int) -> None:
+        """All journal rows up to this one are on the medium: the wearable may erase what they hold."""
+        newest: dict[int, int] = {}
+        while self._acknowledgements and self._acknowledgements[0].row <= row:
+            acknowledge = self._acknowledgements.popleft()
+            newest[acknowledge.session] = acknowledge.index
+        for session, index in newest.items():
+            self._deliver(Durable(session, index))
+        self._offer_room()
+
+    def _offer_room(self) -> None:
+        self._deliver(Room(self._writer.room() if len(self._steps) < WAITING_MAX else 0))
+
+    async def run(self) -> None:
+        """Turns what the stream gives into committed events, in order, until cancelled."""
+        while True:
+            await self._stepped.wait()
+            self._stepped.clear()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Submits all that waits."""
+        while self._steps:
+            was_full = len(self._steps) >= WAITING_MAX
+            await self._step()
+            if was_full and len(self._steps) < WAITING_MAX:
+                self._offer_room()
+
+    async def _step(self) -> None:
+        step = self._steps[0]
+        if isinstance(step, WindowReady):
+            await self._predict()
+            return
+        self._steps.popleft()
+        match step:
+            case DriftReady():
+                self._progress.add_period(step.session, step.number)
+                self._submit(self._events.drift(step))
+            case StateReady():
+                self._progress.state_row = step.row
+                self._submit(self._events.state(step, self.stream.counters))
+            case _Snapshot(row, state):
+                self._progress.windows.clear()
+                self._progress.periods.clear()
+                snapshot = (row, SNAPSHOT_VERSION, state)
+                self._writer.derived(Derived(self.wearable, progress=self._progress.encode(), snapshot=snapshot))
+
+    async def _predict(self) -> None:
+        batch: list[WindowReady] = []
+        for step in self._steps:
+            if not isinstance(step, WindowReady) or len(batch) == BATCH_WINDOWS:
+                break
+            batch.append(step)
+        probabilities = await self._infer(np.stack([window.values for window in batch]))
+        for window, row in zip(batch, probabilities, strict=True):
+            self._steps.popleft()
+            answer = self._events.answer(window, row)
+            self._progress.add_window(window.session, window.number)
+            self._submit(self._events.prediction(window, answer))
+            self.shown.answer = answer
+            self.shown.inferred += 1
+
+    def _submit(self, event: LoggedEvent) -> None:
+        self._writer.derived(Derived(self.wearable, events=(event,), progress=self._progress.encode()))
