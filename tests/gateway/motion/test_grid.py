@@ -1,0 +1,139 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import interp1d
+
+from gateway.motion.grid import RecordingRejected, SensorSeries, in_order, on_grid
+
+RATE_HZ = 50.0
+
+
+def series(timestamps_s, values=None, seed=0) -> SensorSeries:
+    timestamps_s = np.asarray(timestamps_s, np.float64)
+    if values is None:
+        values = np.random.default_rng(seed).normal(0, 10, (len(timestamps_s), 3))
+    return SensorSeries(timestamps_s, np.asarray(values, np.float64))
+
+
+@pytest.mark.parametrize(
+    ("start_s", "written"),
+    [
+        (0.0, lambda t: t),
+        (12.34, lambda t: np.round(t, 3)),
+        (1_742_803_939.766, lambda t: np.round(t, 3)),
+        (1_742_803_939.766, lambda t: t),
+        (5000.0, lambda t: np.float32(t).astype(float)),
+    ],
+)
+def test_a_recording_that_is_on_the_grid_keeps_its_values_to_the_bit(start_s, written):
+    timestamps_s = written(start_s + np.arange(2000) / RATE_HZ)
+    acc, gyro = (series(timestamps_s, np.float32(series(timestamps_s, seed=s).values)) for s in (1, 2))
+    grid = on_grid(acc, gyro, RATE_HZ)
+    assert len(grid.values) == 2000
+    assert grid.values.tobytes() == np.hstack([acc.values, gyro.values]).astype(np.float32).tobytes()
+    assert grid.gaps == ()
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.floats(0.001, 0.15), min_size=2, max_size=60),
+    st.floats(-0.1, 0.1),
+    st.sampled_from([25.0, 50.0, 104.0]),
+    st.integers(0, 99),
+)
+def test_rows_are_interpolated_and_the_gyroscope_is_held_at_its_ends(steps, gyro_shift_s, rate_hz, seed):
+    acc = series(100 + np.cumsum(steps), seed=seed)
+    gyro = series(acc.timestamps_s + gyro_shift_s, seed=seed + 1)
+    grid = on_grid(acc, gyro, rate_hz)
+    at = acc.timestamps_s[0] + np.arange(len(grid.values)) / rate_hz
+    assert at[-1] <= acc.timestamps_s[-1] + 1e-6 < at[-1] + 1 / rate_hz + 2e-6
+    for sensor, columns in ((acc, slice(0, 3)), (gyro, slice(3, 6))):
+        held = np.clip(at, sensor.timestamps_s[0], sensor.timestamps_s[-1])
+        expected = interp1d(sensor.timestamps_s, sensor.values, axis=0)(held)
+        # The steepest slope times the millisecond by which timestamps may be moved onto the grid.
+        slope = np.abs(np.diff(sensor.values, axis=0) / np.diff(sensor.timestamps_s)[:, None]).max()
+        assert np.abs(grid.values[:, columns] - expected).max() <= 1e-3 + slope * 0.002
+
+
+def test_between_two_samples_lies_the_straight_line():
+    acc = series([0.0, 0.03, 0.07], [[0, 0, 0], [3, 30, -3], [7, -10, -7]])
+    grid = on_grid(acc, acc, RATE_HZ)
+    assert grid.values[:, :3] == pytest.approx(np.array([[0, 0, 0], [2, 20, -2], [4, 20, -4], [6, 0, -6]]), abs=1e-6)
+
+
+def test_samples_are_sorted_and_a_repeated_time_counts_once():
+    sorted_series, dropped = in_order(np.array([0.0, 2.0, 1.0, 2.0]), np.arange(12.0).reshape(4, 3))
+    assert sorted_series.timestamps_s.tolist() == [0, 1, 2]
+    assert sorted_series.values[:, 0].tolist() == [0, 6, 3]
+    assert dropped == 1
+
+
+@pytest.mark.parametrize(("rows", "windows"), [(199, 0), (200, 1), (299, 1), (300, 2), (1000, 9)])
+def test_windows_start_at_every_hop(rows, windows):
+    steady = series(np.arange(rows) / RATE_HZ)
+    grid = on_grid(steady, steady, RATE_HZ)
+    made = grid.windows(200, 100)
+    assert made.shape == (windows, 200, 6)
+    assert grid.whole(200, 100).tolist() == [True] * windows
+    for number, window in enumerate(made):
+        assert np.array_equal(window, grid.values[100 * number : 100 * number + 200])
+
+
+def without(timestamps_s: np.ndarray, first: int, end: int) -> np.ndarray:
+    return np.delete(timestamps_s, np.s_[first:end])
+
+
+@pytest.mark.parametrize("sensor", ["acc", "gyro"])
+def test_a_long_silence_of_either_sensor_breaks_the_windows_over_it(sensor):
+    steady = np.arange(1000) / RATE_HZ
+    silent = series(without(steady, 450, 460))
+    acc, gyro = (silent, series(steady)) if sensor == "acc" else (series(steady), silent)
+    grid = on_grid(acc, gyro, RATE_HZ)
+    assert grid.gaps == ((450, 460),)
+    assert grid.whole(200, 100).tolist() == [first + 200 <= 450 or first >= 460 for first in range(0, 900, 100)]
+
+
+def test_a_short_silence_is_interpolated():
+    steady = np.arange(1000) / RATE_HZ
+    grid = on_grid(series(without(steady, 450, 459)), series(steady), RATE_HZ)  # 0.2 s from sample to sample
+    assert grid.gaps == ()
+
+
+def test_a_gyroscope_that_starts_late_and_ends_early_leaves_gaps():
+    steady = np.arange(1000) / RATE_HZ
+    grid = on_grid(series(steady), series(steady[20:-30]), RATE_HZ)
+    assert grid.gaps == ((0, 20), (970, 1000))
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1))
+def test_whole_windows_are_those_without_a_row_in_a_gap(seed):
+    rng = np.random.default_rng(seed)
+    steady = np.arange(800) / RATE_HZ
+    present = np.ones(800, bool)
+    for first in rng.integers(1, 780, 3):
+        present[first : first + rng.integers(1, 19)] = False
+    present[[0, -1]] = True
+    grid = on_grid(series(steady[present]), series(steady), RATE_HZ)
+    taken = np.flatnonzero(present)
+    rows_in_gap = {
+        row for a, b in itertools.pairwise(taken) if (b - a) / RATE_HZ > 0.2 + 1e-6 for row in range(a + 1, b)
+    }
+    assert {row for first, end in grid.gaps for row in range(first, end)} == rows_in_gap
+    brute = [not rows_in_gap & set(range(first, first + 50)) for first in range(0, 751, 25)]
+    assert grid.whole(50, 25).tolist() == brute
+
+
+def test_times_in_milliseconds_are_refused_before_they_fill_the_memory():
+    steady = series(np.arange(0, 1e9, 1e6))
+    with pytest.raises(RecordingRejected, match="spans 277,500 h, more than 192 h") as refused:
+        on_grid(steady, steady, RATE_HZ)
+    assert "seconds" in refused.value.hint
+
+
+def test_sensors_of_different_days_are_refused():
+    with pytest.raises(RecordingRejected, match="gyroscope: no sample in the time of the accelerometer"):
+        on_grid(series(np.arange(100) / 50), series(86_400 + np.arange(100) / 50), RATE_HZ)
