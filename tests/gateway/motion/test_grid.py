@@ -39,7 +39,7 @@ def test_a_recording_that_is_on_the_grid_keeps_its_values_to_the_bit(start_s, wr
 
 @settings(max_examples=50)
 @given(
-    st.lists(st.floats(0.001, 0.15), min_size=2, max_size=60),
+    st.lists(st.floats(0.03, 0.15), min_size=5, max_size=60),
     st.floats(-0.1, 0.1),
     st.sampled_from([25.0, 50.0, 104.0]),
     st.integers(0, 99),
