@@ -1,0 +1,179 @@
+"""A configuration is taken whole, or refused with every error in it."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Config, ConfigRejected, load_config, validated
+
+SMALLEST = """
+[gateway]
+id = "home-1"
+[bundle]
+path = "bundles/demo"
+[sync]
+host = "broker.example"
+[[wearable]]
+id = "left"
+address = "c0:ff:ee:00:00:01"
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        file = tmp_path / "gateway.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def problems(file):
+    with pytest.raises(ConfigRejected) as caught:
+        load_config(file)
+    assert caught.value.exit_code == 2
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_smallest_configuration_gets_sensible_defaults(written):
+    file = written(SMALLEST)
+    config = load_config(file)
+    assert config.radio.backend == "bluez"
+    assert config.radio.adapter == "hci0"
+    assert config.stream.backlog_wait_s == 86400
+    assert config.stream.interpolate_samples_max == 5
+    assert config.drift.period_s == 900
+    assert config.store.path == Path("/var/lib/fidget-gateway/gateway.db")
+    assert config.wearables[0].profile == "reference"
+    assert config.wearables[0].address == "C0:FF:EE:00:00:01"
+    assert config.wearables[0].mounting is None
+
+
+def test_relative_paths_are_taken_from_the_files_folder(written, tmp_path):
+    config = load_config(written(SMALLEST.replace('id = "home-1"', 'id = "home-1"\nstate_dir = "state"')))
+    assert config.bundle.path == tmp_path / "bundles/demo"
+    assert config.gateway.state_dir == tmp_path / "state"
+    assert config.store.path == tmp_path / "state" / "gateway.db"
+
+
+def test_every_error_is_told_at_once_with_its_place_and_the_way_out(written):
+    text = """
+    [gatway]
+    [gateway]
+    id = "my home"
+    [radio]
+    backend = "bumble"
+    [bundle]
+    pth = "b"
+    [stream]
+    backlog_wait = 5
+    period_s = 5
+    interpolate_samples_max = "5"
+    [drift]
+    period_s = nan
+    [sync]
+    port = 70000
+    [[wearable]]
+    id = "left"
+    address = "C0:FF:EE:00:00:01"
+    [[wearable]]
+    id = "left"
+    address = "c0:ff:ee:00:00:01"
+    profile = "refrence"
+    mounting = "y,x,z"
+    wrist = "foot"
+    """
+    assert sorted(problems(written(text))) == sorted(
+        [
+            "gatway: unknown key (did you mean gateway?)",
+            "gateway.id: found 'my home', expected 1 to 64 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit",
+            'radio: backend "bumble" needs transport, such as "serial:/dev/ttyACM0,1000000"',
+            "bundle.path: found nothing, expected a value",
+            "bundle.pth: unknown key (did you mean path?)",
+            "stream.backlog_wait: unknown key (did you mean backlog_wait_s?)",
+            "stream.period_s: unknown key (period_s belongs in [drift])",
+            "stream.interpolate_samples_max: found '5', expected a valid integer",
+            "drift.period_s: found nan, expected a finite number",
+            "sync.host: found nothing, expected a value",
+            "sync.port: found 70000, expected less than or equal to 65535",
+            "wearable[1].id: found 'left', expected another id than that of wearable[0]",
+            "wearable[1].address: found 'c0:ff:ee:00:00:01', expected another address than that of wearable[0]",
+            "wearable[1].profile: no wearable profile 'refrence'. Did you mean 'reference'?",
+            "wearable[1].mounting: axes 'y,x,z': a mirror image, which no way of wearing a sensor gives. "
+            "Change one sign or swap two axes: right-handed frames only differ by a rotation.",
+            "wearable[1].wrist: found 'foot', expected 'left' or 'right'",
+        ]
+    )
+
+
+def test_the_message_names_the_file_and_counts(written):
+    file = written(SMALLEST + "colour = 1\n")
+    with pytest.raises(ConfigRejected, match=r"gateway\.toml: 1 error\n  - wearable") as caught:
+        load_config(file)
+    assert "unknown key (there are: id, address," in str(caught.value)
+    assert caught.value.hint
+
+
+def test_missing_tables_are_named(written):
+    assert "bundle: found nothing, expected a table [bundle]" in problems(written(""))
+
+
+def test_one_wearable_at_least_and_each_in_a_table_of_its_own(written):
+    without = SMALLEST.split("[[wearable]]")[0]
+    assert problems(written(without)) == ["wearable: found 0 tables, expected 1 to 32 tables [[wearable]]"]
+    found = problems(written(SMALLEST.replace("[[wearable]]", "[wearable]")))
+    assert found == ["wearable: found a single value or table, expected 1 to 32 tables [[wearable]]"]
+
+
+@pytest.mark.parametrize("line", ['password = ["hunter2"]', 'pasword = "hunter2"', 'password_ = "hunter2"'])
+def test_a_secret_is_never_repeated(written, line):
+    found = problems(written(SMALLEST.replace("[[wearable]]", f"{line}\n[[wearable]]")))
+    assert found
+    assert "hunter2" not in "".join(found)
+
+
+def test_a_transport_with_bluez_is_refused(written):
+    found = problems(written(SMALLEST + '[radio]\ntransport = "usb:0"\n'))
+    assert found == ['radio: transport is for backend "bumble"; with "bluez" give adapter']
+
+
+def test_what_cannot_be_read_is_one_line(written, tmp_path):
+    assert problems(tmp_path / "none.toml") == ["file: found No such file or directory, expected a readable file"]
+    assert problems(tmp_path) == ["file: found Is a directory, expected a readable file"]
+    assert "no TOML" in problems(written("a = "))[0]
+    (tmp_path / "gateway.toml").write_bytes(b"\xff\xfe")
+    assert "no TOML" in problems(tmp_path / "gateway.toml")[0]
+
+
+def test_a_configuration_does_not_change(written):
+    config = load_config(written(SMALLEST))
+    with pytest.raises(ValueError, match="frozen"):
+        config.gateway.id = "other"
+
+
+TOML_VALUES = st.recursive(
+    st.one_of(st.integers(-5, 10**6), st.booleans(), st.text("abc/:-", max_size=6), st.floats()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abc"), inner, max_size=2)),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(["id", "path", "host", "port", "password", "address", "period_s", "tls", "mounting", "x"])
+TABLES = st.sampled_from([*(f.alias or n for n, f in Config.model_fields.items()), "other"])
+DOCUMENTS = st.dictionaries(
+    TABLES,
+    st.one_of(
+        TOML_VALUES, st.dictionaries(KEYS, TOML_VALUES, max_size=4), st.lists(st.dictionaries(KEYS, TOML_VALUES))
+    ),
+)
+
+
+@given(DOCUMENTS)
+def test_whatever_toml_says_it_is_refused_in_words(document):
+    """The documents never have all that is needed, so each must be refused, and never with anything else."""
+    with pytest.raises(ConfigRejected) as caught:
+        validated(copy.deepcopy(document), Path("gateway.toml"))
+    assert all(problem.where for problem in caught.value.problems)
