@@ -1,0 +1,1 @@
+"""The rules of a wearable's link; they know nothing of bleak, of clocks or of waiting."""
