@@ -1,0 +1,64 @@
+"""A verdict from a snapshot of facts. Pure: whoever gathers the facts also decides when to ask."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """ok: all collects and is sent. degraded: something waits or is away, nothing is lost. failed: nothing collects."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFacts:
+    """state: the link's state in words."""
+
+    state: str
+    streaming: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the daemon knows at one moment; a fault is a sentence of the room that has it, None where there is none."""
+
+    radio_fault: str | None = None
+    store_fault: str | None = None
+    broker_connected: bool = True
+    broker: str = "connected"
+    """The session's state in words."""
+    events_waiting: int = 0
+    wearables: Mapping[str, LinkFacts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """reasons: why it is not ok, the gravest first."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    streaming: int
+    wearables: int
+
+    def __str__(self) -> str:
+        """One line, as systemd and people show it."""
+        links = f"{self.streaming} of {self.wearables} wearables streaming"
+        return "; ".join([f"{self.level}: {links}", *self.reasons])
+
+
+def judge(facts: Facts) -> Verdict:
+    fatal, lesser = [], []
+    if facts.store_fault is not None:
+        fatal.append(f"store: {facts.store_fault}")
+    if facts.radio_fault is not None:
+        fatal.append(f"radio: {facts.radio_fault}")
+    if not facts.broker_connected:
+        waiting = f", {facts.events_waiting} events wait" if facts.events_waiting else ""
+        lesser.append(f"broker: {facts.broker}{waiting}")
+    lesser += [f"{name}: {link.state}" for name, link in facts.wearables.items() if not link.streaming]
+    level = Level.FAILED if fatal else Level.DEGRADED if lesser else Level.OK
+    streaming = sum(link.streaming for link in facts.wearables.values())
+    return Verdict(level, (*fatal, *lesser), streaming, len(facts.wearables))
