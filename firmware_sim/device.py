@@ -1,0 +1,358 @@
+"""The wearable's firmware as a pure object: flash ring, sessions, Live, Backlog with credit, acknowledgements.
+
+Samples in m/s² and deg/s, GATT writes and the device's own uptime come in; notifications, indications and read values
+go out. It waits for nothing and reads no clock; randomness is handed in. Rules: docs/reference-profile.md.
+"""
+
+import random
+import struct
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_sim import encoding
+from firmware_sim.encoding import Config, Counts, FrameType, Op, SessionEntry, Status
+
+KEPT_BEHIND_WATERMARK = 400
+"""Samples that stay after their acknowledgement: two windows, so that another gateway can go on at the seam."""
+SESSIONS_MAX = 8
+CAPACITY_MIN = 2 * KEPT_BEHIND_WATERMARK
+LIVE_WAITING_MAX = 64
+"""Live frames that wait for the radio; beyond it the oldest is left to the backlog (its seq is spent)."""
+INDICATIONS_WAITING_MAX = 16
+"""Answers that wait for the central's confirmations; beyond it control writes are refused."""
+CREDIT_MAX = 0xFFFF
+ATT_PROCEDURE_ALREADY_IN_PROGRESS = 0xFE  # Bluetooth Core Specification Supplement, part B, 1.2
+ATT_VALUE_NOT_ALLOWED = 0x13  # Bluetooth Core Specification 5.4, vol. 3, part F, 3.4.1.1
+
+
+class WriteRefused(Exception):
+    """A write that is answered with an ATT error instead of an indication."""
+
+    def __init__(self, att_error: int) -> None:
+        super().__init__(f"ATT error 0x{att_error:02x}")
+        self.att_error = att_error
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What distinguishes one wearable from another. capacity: of the ring, in samples. sensor_frame: as in Info."""
+
+    serial: int
+    capacity: int = 500_000
+    tick_hz: int = 32_768
+    config: Config = field(default_factory=Config)
+    firmware: tuple[int, int] = (1, 0)
+    sensor_frame: tuple[int, int, int] = (1, 2, 3)
+    battery_percent: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.capacity < CAPACITY_MIN:
+            raise ValueError(f"ring of {self.capacity} samples: at least {CAPACITY_MIN} are needed")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """Samples first to end (exclusive) of a session, as bytes."""
+
+    first: int
+    end: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class Session:
+    number: int
+    """64 bits."""
+    frames: deque[StoredFrame] = field(default_factory=deque)
+    made: int = 0
+    closed: int = 0
+    """One past the last sample in a closed frame."""
+    watermark: int = 0
+    overwritten: int = 0
+    """Samples that the ring overwrote before anyone acknowledged them."""
+
+    @property
+    def first_held(self) -> int:
+        return self.frames[0].first if self.frames else self.closed
+
+    def frame_holding(self, index: int) -> StoredFrame | None:
+        """The first frame that ends beyond index."""
+        place = bisect_right(self.frames, index, key=lambda frame: frame.end)
+        return self.frames[place] if place < len(self.frames) else None
+
+    def entry(self) -> SessionEntry:
+        return SessionEntry(self.number, self.first_held, self.closed, self.watermark, self.overwritten)
+
+
+@dataclass(slots=True)
+class _Request:
+    session: Session
+    position: int
+    end: int
+
+
+class Device:
+    """One wearable from its first boot on. `sessions` is never empty; the last one runs."""
+
+    def __init__(self, settings: Settings, rng: random.Random) -> None:
+        self.settings = settings
+        self.sessions: list[Session] = []
+        self.finished = False
+        self.connected = False
+        self._rng = rng
+        self._held = 0
+        self._filling: list[Counts] = []
+        self._filling_saturated = False
+        self._filled = 0
+        self._live = False
+        self._live_waiting: deque[bytes] = deque()
+        self._request: _Request | None = None
+        self._credit = 0
+        self._seq = {FrameType.LIVE: 0, FrameType.BACKLOG: 0}
+        self._indications: deque[tuple[str, bytes]] = deque()
+        self._begin_session()
+
+    @property
+    def running(self) -> Session:
+        return self.sessions[-1]
+
+    @property
+    def held(self) -> int:
+        """Samples in the ring."""
+        return self._held
+
+    @property
+    def fill(self) -> float:
+        """Of the ring, 0 to 1."""
+        return self._held / self.settings.capacity
+
+    # Samples
+
+    def samples_due(self, uptime_ns: int) -> int:
+        """How many samples the session has once its clock has run so long; the first is taken at 0."""
+        return uptime_ns * self.settings.config.rate_mhz // 10**12 + 1 if uptime_ns >= 0 else 0
+
+    def sample(self, values: NDArray[np.float32]) -> Counts:
+        """Takes the next samples, (n, 6) in m/s² and deg/s; returns them as they were quantized."""
+        config = self.settings.config
+        counts, saturated = encoding.quantize(values, config)
+        taken = 0
+        while taken < len(counts):
+            part = slice(taken, taken + config.samples_a_frame - self._filled)
+            self._filling.append(counts[part])
+            self._filling_saturated |= bool(saturated[part].any())
+            self._filled += len(counts[part])
+            self.running.made += len(counts[part])
+            taken = part.stop
+            if self._filled == config.samples_a_frame:
+                self._close_frame()
+        return counts
+
+    def finish(self) -> None:
+        """The session has no more samples: its last frame is closed, short or not. The wearable stays up."""
+        self._close_frame()
+        self.finished = True
+
+    def restart(self) -> None:
+        """An orderly reboot: the running session ends, the ring is kept, a new session begins."""
+        self._close_frame()
+        self.disconnected()
+        self.finished = False
+        self._begin_session()
+
+    def _begin_session(self) -> None:
+        taken = {session.number & 0xFFFF for session in self.sessions}
+        number = self._rng.getrandbits(64)
+        while number & 0xFFFF in taken:
+            number = self._rng.getrandbits(64)
+        self.sessions.append(Session(number))
+        for ended in self.sessions[:-SESSIONS_MAX]:
+            while ended.frames:
+                self._overwrite_oldest(ended)
+            self.sessions.remove(ended)
+
+    def _close_frame(self) -> None:
+        if not self._filled:
+            return
+        session, first = self.running, self.running.closed
+        counts = np.concatenate(self._filling)
+        data = encoding.encode_frame(
+            counts,
+            cfg_id=self.settings.config.cfg_id,
+            session=session.number,
+            first=first,
+            tick=self._tick_of(first),
+            saturated=self._filling_saturated,
+        )
+        while self._held + len(counts) > self.settings.capacity:
+            self._overwrite_oldest(next(s for s in self.sessions if s.frames))
+        session.closed = first + len(counts)
+        session.frames.append(StoredFrame(first, session.closed, bytes(data)))
+        self._held += len(counts)
+        self._filling, self._filled, self._filling_saturated = [], 0, False
+        if self._live:
+            if len(self._live_waiting) == LIVE_WAITING_MAX:
+                self._live_waiting.popleft()
+            self._live_waiting.append(encoding.address_frame(data, FrameType.LIVE, self._next_seq(FrameType.LIVE)))
+
+    def _overwrite_oldest(self, session: Session) -> None:
+        frame = self._erase_oldest(session)
+        session.overwritten += frame.end - max(frame.first, min(session.watermark, frame.end))
+
+    def _erase_oldest(self, session: Session) -> StoredFrame:
+        frame = session.frames.popleft()
+        self._held -= frame.end - frame.first
+        return frame
+
+    def _tick_of(self, index: int) -> int:
+        return index * self.settings.tick_hz * 1000 // self.settings.config.rate_mhz
+
+    def _next_seq(self, kind: FrameType) -> int:
+        seq = self._seq[kind]
+        self._seq[kind] = (seq + 1) & 0xFFFF
+        return seq
+
+    # The link
+
+    def link_up(self) -> None:
+        self.disconnected()
+        self.connected = True
+
+    def disconnected(self) -> None:
+        """Live, the request, its credit and unconfirmed answers end with the link; the ring does not."""
+        self.connected = self._live = False
+        self._live_waiting.clear()
+        self._indications.clear()
+        self._request, self._credit = None, 0
+
+    def advertised(self) -> bytes:
+        return encoding.encode_advertised(held_by_central=self.connected, fill=self.fill)
+
+    def read(self, uuid: str, uptime_ns: int) -> bytes:
+        """The value of Info, Config or Time. uptime_ns: of the running session, by the device's own crystal."""
+        settings = self.settings
+        if uuid == encoding.INFO_UUID:
+            return encoding.encode_info(
+                firmware=settings.firmware,
+                tick_hz=settings.tick_hz,
+                capacity=settings.capacity,
+                serial=settings.serial,
+                sensor_frame=settings.sensor_frame,
+                battery_percent=settings.battery_percent,
+                rates_mhz=[settings.config.rate_mhz],
+                sessions=[session.entry() for session in self.sessions],
+            )
+        if uuid == encoding.CONFIG_UUID:
+            return encoding.encode_config(settings.config)
+        if uuid == encoding.TIME_UUID:
+            tick = uptime_ns * settings.tick_hz // 10**9
+            return encoding.encode_time(tick=tick, session=self.running.number, next_index=self.running.made)
+        raise KeyError(uuid)
+
+    def written(self, uuid: str, payload: bytes) -> None:
+        """A write to Control or Config. Raises WriteRefused where an ATT error answers it."""
+        if uuid == encoding.CONFIG_UUID:  # there is one setting, so only that can be asked for
+            if payload != encoding.encode_config(self.settings.config):
+                raise WriteRefused(ATT_VALUE_NOT_ALLOWED)
+            return
+        if uuid != encoding.CONTROL_UUID:
+            raise KeyError(uuid)
+        if len(self._indications) >= INDICATIONS_WAITING_MAX:
+            raise WriteRefused(ATT_PROCEDURE_ALREADY_IN_PROGRESS)
+        decoded = encoding.decode_control(payload)
+        status, parameters = (decoded, b"") if isinstance(decoded, Status) else self._control(*decoded)
+        answer = encoding.encode_answer(payload[0] if payload else 0, status, parameters)
+        self._indications.append((encoding.CONTROL_UUID, answer))
+
+    def _control(self, op: Op, parameters: tuple[int, ...]) -> tuple[Status, bytes]:
+        match op:
+            case Op.START_LIVE:
+                self._live = True
+                return Status.DONE, struct.pack("<HI", self.running.number & 0xFFFF, self.running.closed)
+            case Op.STOP_LIVE:
+                self._live = False
+                self._live_waiting.clear()
+            case Op.REQUEST:
+                return self._start_request(*parameters)
+            case Op.CREDIT:
+                self._credit = min(CREDIT_MAX, self._credit + parameters[0])
+            case Op.ACK:
+                return self._acknowledge(*parameters)
+            case Op.ABORT:
+                self._request = None
+        return Status.DONE, b""
+
+    def _session(self, low_half: int) -> Session | None:
+        return next((session for session in self.sessions if session.number & 0xFFFF == low_half), None)
+
+    def _start_request(self, low_half: int, first: int, count: int) -> tuple[Status, bytes]:
+        if self._request is not None:
+            return Status.BUSY, b""
+        session = self._session(low_half)
+        if session is None:
+            return Status.NO_SUCH_SESSION, b""
+        end = session.closed if count == encoding.NEWEST else min(first + count, session.closed)
+        begin = session.frame_holding(first)
+        if first >= end or begin is None or begin.first >= end:
+            return Status.NOTHING_HELD, b""
+        final = session.frame_holding(end - 1)
+        assert final is not None  # the ring loses its oldest frames first, so all after `begin` are there
+        self._request = _Request(session, min(first, begin.first), final.end)
+        return Status.DONE, struct.pack("<II", self._request.position, self._request.end)
+
+    def _acknowledge(self, low_half: int, index: int) -> tuple[Status, bytes]:
+        session = self._session(low_half)
+        if session is None:
+            return Status.NO_SUCH_SESSION, b""
+        session.watermark = max(session.watermark, min(index, session.closed))
+        ended = session is not self.running
+        if ended and session.watermark == session.closed:
+            while session.frames:
+                self._erase_oldest(session)
+            self.sessions.remove(session)
+        while session.frames and session.frames[0].end <= session.watermark - KEPT_BEHIND_WATERMARK:
+            self._erase_oldest(session)
+        return Status.DONE, struct.pack("<I", session.watermark)
+
+    # What goes out
+
+    def next_indication(self) -> tuple[str, bytes] | None:
+        return self._indications.popleft() if self._indications else None
+
+    def next_notification(self) -> tuple[str, bytes] | None:
+        """The characteristic and the frame to send now, Live before Backlog; None where nothing may go out."""
+        if self._live_waiting:
+            return encoding.LIVE_UUID, self._live_waiting.popleft()
+        if self._request is None or not self._credit:
+            return None
+        self._credit -= 1
+        return encoding.BACKLOG_UUID, self._next_of(self._request)
+
+    def _next_of(self, request: _Request) -> bytes:
+        frame = request.session.frame_holding(request.position)
+        seq = self._next_seq(FrameType.BACKLOG)
+        held_from = min(request.end, frame.first if frame is not None else request.end)
+        if frame is None or held_from > request.position:
+            first, request.position = request.position, held_from
+            last = self._ends(request)
+            return encoding.encode_gap(
+                cfg_id=self.settings.config.cfg_id,
+                seq=seq,
+                session=request.session.number,
+                first=first,
+                tick=self._tick_of(first),
+                missing=held_from - first,
+                last=last,
+            )
+        request.position = frame.end
+        return encoding.address_frame(frame.data, FrameType.BACKLOG, seq, last=self._ends(request))
+
+    def _ends(self, request: _Request) -> bool:
+        if request.position < request.end:
+            return False
+        self._request = None
+        return True

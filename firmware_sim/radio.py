@@ -1,0 +1,288 @@
+"""The virtual radio: Bumble's local link, a controller for each wearable and one for each host that attaches.
+
+A host (the gateway) attaches by a stream socket that carries HCI packets (H4), with Bumble's transports
+`tcp-client:HOST:PORT` or `unix:PATH`. Its controller lives as long as its connection: a host that is killed leaves
+nothing behind, and several hosts can be in the air at once.
+
+Bumble's controller is corrected where a host of another process, or a link that breaks, shows it to be incomplete
+(read in bumble 0.0.236, controller.py and link.py); each correction names the behaviour of the Bluetooth Core
+Specification 5.4 that it restores.
+"""
+
+import asyncio
+import itertools
+import logging
+
+from bumble import core, hci, ll
+from bumble.controller import Connection, Controller
+from bumble.link import LocalLink
+from bumble.transport.common import PacketParser
+
+from firmware_sim.endpoint import Endpoint
+
+LOG = logging.getLogger(__name__)
+
+ACL_BYTES = 251
+"""One link-layer packet with data length extension: a notification of 244 bytes with its ATT and L2CAP headers."""
+BUFFERED_BYTES = 64 * 1024
+"""Towards one host, before the wearables stop notifying it."""
+BUFFERED_BYTES_MAX = 1024 * 1024
+"""A host that lets this much stand does not read at all: its connection is cut."""
+LINK_LOST = hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR  # 0x08
+
+
+class Air(LocalLink):
+    """Carries data by the addresses of the connection that it belongs to; what reaches nobody is lost, as in air.
+
+    Bumble gives ACL data the sender's random address even where the connection uses its public one.
+    """
+
+    def send_acl_data(
+        self,
+        sender_controller: Controller,
+        destination_address: hci.Address,
+        transport: core.PhysicalTransport,
+        data: bytes,
+    ) -> None:
+        connection = sender_controller.le_connections.get(destination_address)
+        if connection is not None and (receiver := self.peer(connection)) is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(receiver.on_link_acl_data, connection.self_address, transport, data)
+
+    def send_ll_control_pdu(
+        self, sender_address: hci.Address, receiver_address: hci.Address, packet: ll.ControlPdu
+    ) -> None:
+        for controller in self.controllers:
+            connection = controller.le_connections.get(sender_address)
+            if connection is not None and connection.self_address == receiver_address:
+                asyncio.get_running_loop().call_soon(controller.on_ll_control_pdu, sender_address, packet)
+
+    def peer(self, connection: Connection) -> Controller | None:
+        """The controller at the other end of a connection."""
+        for controller in self.controllers:
+            other = controller.le_connections.get(connection.self_address)
+            if other is not None and other.self_address == connection.peer_address:
+                return controller
+        return None
+
+    def advertiser(self, address: hci.Address) -> Controller | None:
+        """Who advertises under this address now, and may be connected to."""
+        for controller in self.controllers:
+            legacy = controller.le_legacy_advertiser
+            if legacy.enabled and legacy.address == address and getattr(controller, "reachable", True):
+                return controller
+        return None
+
+
+class CorrectedController(Controller):
+    """See the module."""
+
+    link: Air
+
+    # Extended and periodic advertising and privacy are incomplete in Bumble: a host would use what is claimed.
+    le_features = Controller.le_features & ~(
+        hci.LeFeatureMask.LE_EXTENDED_ADVERTISING
+        | hci.LeFeatureMask.LE_PERIODIC_ADVERTISING
+        | hci.LeFeatureMask.LL_PRIVACY
+    )
+    acl_data_packet_length = le_acl_data_packet_length = ACL_BYTES
+    supported_max_tx_octets = supported_max_rx_octets = suggested_max_tx_octets = ACL_BYTES
+
+    def __init__(self, name: str, air: Air, public_address: hci.Address | None = None) -> None:
+        super().__init__(name, link=air, public_address=public_address)
+        self.reachable = True
+
+    def end_links(self) -> None:
+        """Both ends of every link of this controller lose it, as by the supervision timeout."""
+        for connection in list(self.le_connections.values()):
+            connection.send_ll_control_pdu(ll.TerminateInd(LINK_LOST))
+            self.on_le_disconnected(connection, LINK_LOST)
+
+    def on_hci_packet(self, packet: hci.HCI_Packet) -> None:
+        # Bumble formats every packet for its log, read or not: a third of the time of a stream of notifications.
+        match packet:
+            case hci.HCI_AclDataPacket():
+                self.on_hci_acl_data_packet(packet)
+            case hci.HCI_Command():
+                self.on_hci_command_packet(packet)
+            case _:
+                LOG.info("%s: packet of type %s ignored", self.name, packet.hci_packet_type)
+
+    def send_hci_packet(self, packet: hci.HCI_Packet) -> None:
+        if self.host is not None:
+            asyncio.get_running_loop().call_soon(self.host.on_packet, bytes(packet))
+
+    def on_hci_command(self, command: hci.HCI_Command) -> hci.HCI_StatusReturnParameters | None:  # type: ignore[override]
+        # Vol. 4, part E, 4.5: an unknown command is answered; Bumble leaves the asynchronous ones to time out.
+        LOG.info("%s: unknown HCI command 0x%04x", self.name, command.op_code)
+        if isinstance(command, hci.HCI_SyncCommand):
+            return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.UNKNOWN_HCI_COMMAND_ERROR)
+        self._send_hci_command_status(hci.HCI_ErrorCode.UNKNOWN_HCI_COMMAND_ERROR, command.op_code)
+        return None
+
+    def on_hci_reset_command(self, _command: hci.HCI_Reset_Command) -> hci.HCI_StatusReturnParameters:
+        # Vol. 4, part E, 7.3.2: the link layer returns to standby; Bumble keeps links and scans.
+        self.end_links()
+        self.le_scan_enable = False
+        self.pending_le_connection = None
+        self.le_legacy_advertiser.stop()
+        return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
+
+    def on_hci_le_create_connection_cancel_command(
+        self, _command: hci.HCI_LE_Create_Connection_Cancel_Command
+    ) -> hci.HCI_StatusReturnParameters:
+        # Vol. 4, part E, 7.8.13; Bumble keeps the pending connection, which blocks every later one.
+        pending, self.pending_le_connection = self.pending_le_connection, None
+        if pending is None:
+            return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.COMMAND_DISALLOWED_ERROR)
+        event = hci.HCI_LE_Connection_Complete_Event(
+            status=hci.HCI_ErrorCode.UNKNOWN_CONNECTION_IDENTIFIER_ERROR,
+            connection_handle=0,
+            role=hci.Role.CENTRAL,
+            peer_address_type=pending.peer_address.address_type,
+            peer_address=pending.peer_address,
+            connection_interval=0,
+            peripheral_latency=0,
+            supervision_timeout=0,
+            central_clock_accuracy=0,
+        )
+        # After the command complete event, which Bumble puts in the queue when this returns.
+        asyncio.get_running_loop().call_soon(self.send_hci_packet, event)
+        return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
+
+    def send_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
+        if self.reachable:
+            super().send_advertising_pdu(packet)
+
+    def on_ll_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
+        if not self.reachable:
+            return
+        match packet:
+            case ll.ConnectInd():
+                self.on_le_connect_ind(packet)
+            case ll.AdvInd():
+                self._on_advertisement(packet)
+
+    def on_le_connect_ind(self, packet: ll.ConnectInd) -> None:
+        own = self.le_legacy_advertiser
+        if own.address == packet.advertiser_address and not own.enabled:
+            # Two centrals answered one advertisement: the later one's connection "failed to be established".
+            failed = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
+            self.link.send_ll_control_pdu(packet.advertiser_address, packet.initiator_address, ll.TerminateInd(failed))
+            return
+        super().on_le_connect_ind(packet)
+
+    def _on_advertisement(self, pdu: ll.AdvInd) -> None:
+        # Vol. 4, part E, 7.7.65.2; Bumble reports the advertising data a second time as the scan response.
+        advertiser = self.link.advertiser(pdu.advertiser_address)
+        if advertiser is None:
+            return
+        if self.le_scan_enable:
+            kinds = hci.HCI_LE_Advertising_Report_Event.EventType
+            self._report(kinds.ADV_IND, pdu.advertiser_address, pdu.data)
+            if self.le_scan_type:
+                response = advertiser.le_legacy_advertiser.scan_response_data
+                self._report(kinds.SCAN_RSP, pdu.advertiser_address, response)
+        pending = self.pending_le_connection
+        if pending is not None and pending.peer_address == pdu.advertiser_address:
+            self.create_le_connection(pdu.advertiser_address)
+
+    def _report(self, kind: hci.HCI_LE_Advertising_Report_Event.EventType, address: hci.Address, data: bytes) -> None:
+        report = hci.HCI_LE_Advertising_Report_Event.Report(
+            event_type=kind, address_type=address.address_type, address=address, data=data, rssi=-50
+        )
+        self.send_hci_packet(hci.HCI_LE_Advertising_Report_Event([report]))
+
+
+class AttachedHost(asyncio.Protocol):
+    """One host's connection, and the controller that it drives."""
+
+    def __init__(self, radio: "VirtualRadio") -> None:
+        self._radio = radio
+        self._parser = PacketParser()
+        self.writable = asyncio.Event()
+        self.writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=BUFFERED_BYTES)
+        self.controller = self._radio.attach(self)
+        self.controller.host = self
+        self._parser.set_packet_sink(self.controller)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except core.InvalidPacketError as error:
+            LOG.warning("%s: not HCI (%s); its connection is closed", self.controller.name, error)
+            self._transport.abort()
+
+    def on_packet(self, packet: bytes) -> None:
+        """From the controller: Bumble's TransportSink."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(packet)
+        if self._transport.get_write_buffer_size() > BUFFERED_BYTES_MAX:
+            LOG.warning("%s: the host does not read; its connection is closed", self.controller.name)
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.writable.set()
+        self._radio.detach(self)
+
+    def close(self) -> None:
+        self._transport.abort()
+
+
+class VirtualRadio:
+    """The air, and the hosts in it."""
+
+    def __init__(self) -> None:
+        self.air = Air()  # type: ignore[no-untyped-call]
+        self._hosts: dict[int, AttachedHost] = {}
+        self._server: asyncio.AbstractServer | None = None
+
+    async def serve(self, endpoint: Endpoint) -> Endpoint:
+        """Lets hosts attach; the endpoint with its port. Raises CannotListen."""
+        self._server, chosen = await endpoint.listen(lambda: AttachedHost(self))
+        return chosen
+
+    def wearable(self, name: str) -> CorrectedController:
+        """A controller in this air for a wearable's own host."""
+        return CorrectedController(name, self.air)
+
+    def attach(self, host: AttachedHost) -> CorrectedController:
+        """A controller for a host; its public address is that of the lowest free place, so a host keeps its own."""
+        place = next(n for n in itertools.count(1) if n not in self._hosts)
+        self._hosts[place] = host
+        address = hci.Address(f"00:F1:D9:00:{place >> 8:02X}:{place & 255:02X}", hci.Address.PUBLIC_DEVICE_ADDRESS)
+        return CorrectedController(f"host {place}", self.air, address)
+
+    def detach(self, host: AttachedHost) -> None:
+        self._hosts = {place: other for place, other in self._hosts.items() if other is not host}
+        host.controller.host = None
+        host.controller.end_links()
+        host.controller.reachable = False  # also for what is on its way to it in this turn of the loop
+        self.air.remove_controller(host.controller)
+
+    async def room_towards(self, wearable: CorrectedController, central: hci.Address) -> None:
+        """Until the host at the other end of a wearable's link takes more; at once where there is none."""
+        connection = wearable.le_connections.get(central)
+        peer = self.air.peer(connection) if connection is not None else None
+        for host in self._hosts.values():
+            if host.controller is peer:
+                await host.writable.wait()
+                return
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for host in list(self._hosts.values()):
+            host.close()
