@@ -64,8 +64,8 @@ TIME_EVERY_S = 300.0
 """Between two such rows: 50 ppm drift by 15 ms."""
 ANSWER_S = 120.0
 """A control request whose answer has not come by then never will; the link is dropped. Above every radio time-out."""
-STALL_S = 300.0
-"""A request of which nothing comes for so long has lost its last frame; a new link starts afresh."""
+STALL_S = 30.0
+"""A request of which nothing comes for so long has lost its last frame: it is ended and what is missing asked again."""
 FRUITLESS_MAX = 3
 """So many requests in a row that bring nothing new, and the hole is left alone until the next link."""
 
@@ -339,9 +339,12 @@ class ReferenceConversation:
     def _tick(self, now_ns: int) -> list[Command]:
         if self._asked is not None and now_ns - self._asked_ns >= ANSWER_S * 1e9:
             return [Fault("no_answer", f"control {Op(self._asked[0]).name}: no answer in {ANSWER_S:g} s", fatal=True)]
-        if self._request is not None and now_ns - self._backlog_ns >= STALL_S * 1e9:
-            return [Fault("stalled", f"backlog: nothing came for {STALL_S:g} s", fatal=True)]
         commands: list[Command] = []
+        if self._request is not None and now_ns - self._backlog_ns >= STALL_S * 1e9:
+            commands.append(Fault("stalled", f"backlog: nothing came for {STALL_S:g} s"))
+            self._controls.append(bytes([Op.ABORT]))
+            self._credit = 0  # frames that were lost at the end have cost theirs, and no later seq tells
+            self._finish(self._request)
         if self._live and now_ns >= self._time_due_ns:
             self._time_reads_left = TIME_READS
             self._time_due_ns = now_ns + int(TIME_EVERY_S * 1e9)

@@ -91,7 +91,7 @@ class World:
         self.now_ns = 0
         self.loss = loss
         self.truth = {}
-        self.credit_seen = 0
+        self.told = {}
 
     def sample(self, n):
         session = self.device.running.number
@@ -130,6 +130,7 @@ class World:
                 case Write(uuid, payload):
                     self.device.written(uuid, payload)
                     self.host.handle(WriteDone(uuid), self.now_ns)
+                    self.check_watermarks()
             while (indication := self.device.next_indication()) is not None:
                 self.host.handle(Notified(*indication), self.now_ns)
         for _ in range(frames):
@@ -141,6 +142,14 @@ class World:
         if any(fatal for _, fatal in self.host.faults):
             self.host.faults.clear()
             self.disconnect()
+
+    def check_watermarks(self):
+        """What the wearable may erase is on the medium."""
+        durable = self.host.coverage()
+        for session in self.device.sessions:
+            if session.watermark > self.told.get(session.number, 0):
+                self.told[session.number] = session.watermark
+                assert session.watermark <= durable[session.number].contiguous_end(0)
 
     def settle(self):
         """A good link for as long as anything is left to say."""
@@ -266,3 +275,16 @@ def test_a_frame_that_the_radio_loses_is_asked_for_at_once(lost_frame):
     for _ in range(5):
         world.turn()
     assert not any(world.check_everything_held_has_arrived().values())
+
+
+def test_what_the_radio_loses_of_the_backlog_is_asked_for_again_on_the_same_link():
+    world = World(3, loss=0.3)
+    for _ in range(100):
+        world.sample(19)
+    world.device.finish()
+    world.connect()
+    for _ in range(3000):
+        world.turn()
+    (missing,) = world.check_everything_held_has_arrived().values()
+    assert missing == 0
+    assert sum(kind is Kind.CONNECTED for kind, _ in world.host.journal) == 1
