@@ -67,7 +67,8 @@ ANSWER_S = 120.0
 STALL_S = 30.0
 """A request of which nothing comes for so long has lost its last frame: it is ended and what is missing asked again."""
 FRUITLESS_MAX = 3
-"""So many requests in a row that bring nothing new, and the hole is left alone until the next link."""
+"""So many requests in a row that bring nothing new, and the next waits RETRY_S."""
+RETRY_S = 60.0
 
 
 class FrameType(IntEnum):
@@ -310,6 +311,7 @@ class ReferenceConversation:
         self._backlog_seq: int | None = None
         self._backlog_ns = 0
         self._fruitless = 0
+        self._retry_ns = 0
         self._time_reads_left = 0
         self._time_due_ns = 0
 
@@ -344,7 +346,7 @@ class ReferenceConversation:
             commands.append(Fault("stalled", f"backlog: nothing came for {STALL_S:g} s"))
             self._controls.append(bytes([Op.ABORT]))
             self._credit = 0  # frames that were lost at the end have cost theirs, and no later seq tells
-            self._finish(self._request)
+            self._finish(self._request, now_ns)
         if self._live and now_ns >= self._time_due_ns:
             self._time_reads_left = TIME_READS
             self._time_due_ns = now_ns + int(TIME_EVERY_S * 1e9)
@@ -357,6 +359,8 @@ class ReferenceConversation:
             due.append(self._asked_ns + int(ANSWER_S * 1e9))
         if self._request is not None:
             due.append(self._backlog_ns + int(STALL_S * 1e9))
+        elif self._holes and self._retry_ns > now_ns:
+            due.append(self._retry_ns)
         return [WakeAt(max(now_ns, min(due)))] if due else []
 
     def _read(self, uuid: str, payload: bytes, started_ns: int, now_ns: int) -> list[Command]:
@@ -438,16 +442,20 @@ class ReferenceConversation:
         if header.type is not FrameType.LIVE and request is not None:
             request.new += new
             if header.flags & Flag.LAST:
-                self._finish(request)
+                self._finish(request, now_ns)
         return [*commands, *self._next(now_ns)]
 
-    def _finish(self, request: _Request) -> None:
-        """A request has been served; what the radio lost of it is asked for again, a bounded number of times."""
+    def _finish(self, request: _Request, now_ns: int) -> None:
+        """A request has ended; what the radio lost of it is asked for again."""
         self._request = None
-        self._fruitless = 0 if request.new else self._fruitless + 1
+        self._count(bool(request.new), now_ns)
         left = self._have[request.session].missing(request.first, request.end)
-        if self._fruitless <= FRUITLESS_MAX:
-            self._holes = [(request.session, low, high) for low, high in left] + self._holes
+        self._holes = [(request.session, low, high) for low, high in left] + self._holes
+
+    def _count(self, fruitful: bool, now_ns: int) -> None:
+        self._fruitless = 0 if fruitful else self._fruitless + 1
+        if self._fruitless > FRUITLESS_MAX:
+            self._retry_ns = now_ns + int(RETRY_S * 1e9)
 
     def _answer(self, payload: bytes, now_ns: int) -> list[Command]:
         if len(payload) < 2 or self._asked is None or payload[0] != self._asked[0] | 0x80:
@@ -464,8 +472,8 @@ class ReferenceConversation:
             commands += self._live_started(session16, live_first, now_ns)
         elif op is Op.REQUEST and (status or len(payload) != 10):
             self._request = None
-            self._fruitless += 1
-            commands += [Read(INFO)] if self._fruitless <= FRUITLESS_MAX else []
+            self._count(False, now_ns)
+            commands.append(Read(INFO))  # what it holds has changed; the holes follow from it
         return [*commands, *self._next(now_ns)]
 
     def _live_started(self, session16: int, live_first: int, now_ns: int) -> list[Command]:
@@ -522,7 +530,7 @@ class ReferenceConversation:
         return []
 
     def _request_next(self, now_ns: int) -> list[bytes]:
-        while self._holes:
+        while self._holes and now_ns >= self._retry_ns:
             session, first, end = self._holes.pop(0)
             missing = self._have[session].missing(first, end) if session in self._have else []
             if not missing:

@@ -278,12 +278,12 @@ def test_a_frame_that_the_radio_loses_is_asked_for_at_once(lost_frame):
 
 
 def test_what_the_radio_loses_of_the_backlog_is_asked_for_again_on_the_same_link():
-    world = World(3, loss=0.3)
+    world = World(3, loss=0.1)
     for _ in range(100):
         world.sample(19)
     world.device.finish()
     world.connect()
-    for _ in range(3000):
+    for _ in range(4000):
         world.turn()
     (missing,) = world.check_everything_held_has_arrived().values()
     assert missing == 0
