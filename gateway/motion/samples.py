@@ -64,7 +64,10 @@ class TimeRead:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """What the wearable says of itself; ring figures in samples, 0 where it has none."""
+    """What the wearable says of itself; ring figures in samples, 0 where it has none.
+
+    sensor_frame: for the sensor's x, y, z the axis of the case that it points along (motion.axes).
+    """
 
     firmware: str
     battery_percent: int | None
@@ -72,6 +75,7 @@ class DeviceStatus:
     ring_held: int
     overwritten: int
     """Samples that its ring has overwritten before anyone acknowledged them."""
+    sensor_frame: tuple[int, int, int] = (1, 2, 3)
 
 
 Piece = Block | Lost | SessionHeld | TimeRead | DeviceStatus

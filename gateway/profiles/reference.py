@@ -143,6 +143,8 @@ class Info:
         if len(payload) != size or not s or not tick_hz:
             found = f"{len(payload)} bytes for {r} rates and {s} sessions, expected {size}"
             raise FrameError(NAME, f"Info: {found}", payload)
+        if sorted(map(abs, frame)) != [1, 2, 3]:
+            raise FrameError(NAME, f"Info: sensor frame {tuple(frame)}, expected ±1, ±2 and ±3", payload)
         sessions = _SESSION.iter_unpack(payload[_INFO.size + 4 * r :])
         return cls(
             ring_survives_reboot=bool(flags & 1),
@@ -234,6 +236,7 @@ class ReferenceDecoder:
             ring_capacity=info.capacity,
             ring_held=sum(e.end - e.first for e in info.sessions),
             overwritten=sum(e.overwritten for e in info.sessions),
+            sensor_frame=info.sensor_frame,
         )
         return [status, *(SessionHeld(e.session, e.first, e.end, e.session == running) for e in info.sessions)]
 

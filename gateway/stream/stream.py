@@ -6,16 +6,15 @@ give the same outputs, so a crash costs nothing but doing it again, and Progress
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import Instant
 from gateway.monitoring.drift import DriftPeriod, DriftSettings, DriftSummary, Reference
 from gateway.monitoring.features import window_features
+from gateway.motion.axes import axes_from_directions, rotate
 from gateway.motion.clockfit import ClockFit, Label
 from gateway.motion.samples import Block, Coverage, DeviceStatus, Float32, Lost, Piece, SessionHeld, TimeRead
 from gateway.motion.windows import SessionWindows, Window, WindowShape
@@ -110,7 +109,7 @@ class _Session:
 
 
 class Stream:
-    """matrix: (3, 3) from the sensor's frame to the model's, None where the mounting is unknown."""
+    """mounting: (3, 3) from the wearable's case to the model's frame, None where it is unknown."""
 
     def __init__(
         self,
@@ -121,12 +120,12 @@ class Stream:
         settings: StreamSettings,
         drift: DriftSettings,
         reference: Mapping[str, Reference],
-        matrix: NDArray[np.float32] | None,
+        mounting: Float32 | None,
         progress: Progress | None = None,
     ) -> None:
         self._decoder = decoder
         self._rate_hz, self._shape, self._settings, self._drift = rate_hz, shape, settings, drift
-        self._matrix, self._reference = matrix, reference
+        self._mounting, self._reference = mounting, reference
         self._progress = progress or Progress()
         self._sessions: dict[int, _Session] = {}
         self._boot_id, self._mono_ns = "", 0
@@ -260,9 +259,10 @@ class Stream:
         return outputs + self._finish(number, session, at)
 
     def _rotated(self, values: Float32) -> Float32:
-        if self._matrix is None:
+        if self._mounting is None:
             return values
-        return np.hstack([values[:, :3] @ self._matrix.T, values[:, 3:] @ self._matrix.T]).astype(np.float32)
+        directions = (1, 2, 3) if self.device is None else self.device.sensor_frame
+        return rotate(values, self._mounting @ axes_from_directions(directions))
 
     def _period_of(self, window: int) -> int:
         return int(window * self._shape.hop / self._rate_hz // self._drift.period_s)
@@ -312,8 +312,8 @@ class Stream:
             "boot_id": self._boot_id,
             "mono_ns": self._mono_ns,
             "elapsed_ns": self._elapsed_ns,
-            "counters": {name: getattr(self.counters, name) for name in Counters.__slots__},
-            "device": device and {name: getattr(device, name) for name in DeviceStatus.__slots__},
+            "counters": asdict(self.counters),
+            "device": device and asdict(device),
             "sessions": sessions,
         }
         return json.dumps(state, separators=(",", ":")).encode()
@@ -328,7 +328,10 @@ class Stream:
         self.row = row
         self._boot_id, self._mono_ns, self._elapsed_ns = state["boot_id"], state["mono_ns"], state["elapsed_ns"]
         self.counters = Counters(**state["counters"])
-        self.device = state["device"] and DeviceStatus(**state["device"])
+        self.device = None
+        if state["device"] is not None:
+            frame = tuple(state["device"].pop("sensor_frame"))
+            self.device = DeviceStatus(**state["device"], sensor_frame=frame)
         for s in state["sessions"]:
             if shape == state["shape"]:
                 windows = SessionWindows.restore(self._shape, self._settings.interpolate_samples_max, s["windows"])

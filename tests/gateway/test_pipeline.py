@@ -102,7 +102,7 @@ def opened(submissions, snapshot_rows):
         settings=StreamSettings(interpolate_samples_max=3),
         drift=DriftSettings(period_s=PERIOD_S),
         reference={},
-        matrix=np.eye(3, dtype=np.float32),
+        mounting=np.eye(3, dtype=np.float32),
         progress=progress,
     )
     if snapshot:
