@@ -1,6 +1,7 @@
 """Fixtures of every test: where the real recording and model are."""
 
 import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,32 @@ def real_data() -> Path:
     if not (folder / "recording").is_dir() or not (folder / "model").is_dir():
         pytest.skip(f"real recording and model not found in {folder} (set FIDGET_REAL_DATA)")
     return folder
+
+
+# What a run says of itself at its end: the time of each area, and what became of the tests that need something.
+
+_NEEDS = {"real_data": "the real recording and model (FIDGET_REAL_DATA)", "mosquitto": "the mosquitto broker"}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for group in terminalreporter.stats.values() for r in group if isinstance(r, pytest.TestReport)]
+    seconds: Counter[str] = Counter()
+    tests: dict[str, set[str]] = defaultdict(set)
+    for report in reports:
+        area = "/".join(Path(report.nodeid.split("::")[0]).parts[1:-1][:2]) or "layout"
+        seconds[area] += report.duration
+        tests[area].add(report.nodeid)
+    terminalreporter.section("time per area")
+    for area, spent in seconds.most_common():
+        terminalreporter.line(f"{spent:8.1f} s  {len(tests[area]):5d} tests  {area}")
+    for mark, what in _NEEDS.items():
+        outcomes: dict[str, set[str]] = defaultdict(set)
+        for report in reports:
+            if mark in report.keywords and (report.skipped or report.when == "call"):
+                outcomes["left out" if report.skipped else "ran"].add(report.nodeid)
+        if outcomes:
+            terminalreporter.section(f"tests that need {what}")
+        for outcome, names in sorted(outcomes.items()):
+            terminalreporter.line(f"{outcome}: {len(names)}")
+            for name in sorted(names):
+                terminalreporter.line(f"  {name}")
