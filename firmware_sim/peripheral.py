@@ -112,7 +112,11 @@ class Peripheral:
         """on: every link is lost without a farewell, and nobody hears the wearable until it is off again."""
         self._controller.reachable = not on
         if on:
-            self._controller.end_links()
+            self.lose_link()
+
+    def lose_link(self) -> None:
+        """Both ends lose it, as by the supervision timeout."""
+        self._controller.end_links()
 
     async def _start_advertising(self) -> None:
         response = AdvertisingData([(AdvertisingData.COMPLETE_LOCAL_NAME, self.name.encode())])

@@ -1,0 +1,143 @@
+"""What the simulator plays: a list of wearables from a TOML file, or one from the command line as `key=value; ...`."""
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from firmware_sim.device import CAPACITY_MIN
+from gateway.errors import InputRejected
+
+NAME_BYTES_MAX = 29
+"""What a scan response has room for."""
+SCENARIO_BYTES_MAX = 1 << 20
+DURATION_S_MAX = 7 * 86_400.0
+
+
+class ScenarioRejected(InputRejected):
+    hint = "`firmware-sim run --help` lists the keys of a wearable."
+
+
+def _schedule(given: object) -> object:
+    """From `nail_biting:30, sitting:20`; what is a list already stays."""
+    if not isinstance(given, str):
+        return given
+    parts = [part.strip().rpartition(":") for part in given.split(",")]
+    return [(activity, seconds) for activity, _, seconds in parts]
+
+
+class WearableSpec(BaseModel):
+    """One wearable. Where no recording is named it plays synthetic motion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    address: Annotated[str, Field(pattern=r"^[C-Fc-f][0-9A-Fa-f](:[0-9A-Fa-f]{2}){5}$")] = ""
+    """Random static (the two highest bits set); drawn from the name where none is given."""
+    serial: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    schedule: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_schedule)] = ()
+    """Activities and for how many seconds each, repeated until the duration is over; all of them where it is empty."""
+    wearer: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    recording: Path | None = None
+    accelerometer: Path | None = None
+    gyroscope: Path | None = None
+    acc_unit: Literal["m_s2", "mg", "g"] | None = None
+    gyro_unit: Literal["deg_s", "rad_s"] | None = None
+    duration_s: Annotated[float, Field(gt=0, le=DURATION_S_MAX)] | None = None
+    truth: Path | None = None
+    ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
+    drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.name.encode()) > NAME_BYTES_MAX:
+            raise ValueError(f"name {self.name!r}: more than {NAME_BYTES_MAX} bytes do not fit the scan response")
+        if (self.accelerometer is None) != (self.gyroscope is None):
+            raise ValueError("accelerometer and gyroscope: both files of the pair are needed")
+        if self.recording is not None and self.accelerometer is not None:
+            raise ValueError("recording, or accelerometer and gyroscope: not both")
+        if self.recorded and self.schedule:
+            raise ValueError("schedule: a recording is played, there is nothing to schedule")
+        return self
+
+    @property
+    def recorded(self) -> tuple[Path, ...]:
+        """The files of the recording: one, the pair, or none."""
+        return tuple(path for path in (self.recording, self.accelerometer, self.gyroscope) if path is not None)
+
+    def ble_address(self) -> str:
+        if self.address:
+            return self.address.upper()
+        drawn = bytearray(self._digest(6))
+        drawn[0] |= 0xC0
+        return drawn.hex(":").upper()
+
+    def serial_number(self) -> int:
+        return self.serial if self.serial is not None else int.from_bytes(self._digest(8))
+
+    def _digest(self, size: int) -> bytes:
+        return hashlib.blake2b(self.name.encode(), digest_size=size).digest()
+
+
+def parse_wearable(text: str) -> WearableSpec:
+    """From `name=left; schedule=nail_biting:30,sitting:20; seed=1`. Raises ScenarioRejected."""
+    keys: dict[str, object] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        key, separator, value = part.partition("=")
+        if not separator:
+            raise ScenarioRejected(f"wearable {text!r}: {part!r} is not key=value")
+        keys[key.strip()] = value.strip()
+    return _wearable(keys, f"wearable {text!r}")
+
+
+def read_scenario(path: Path) -> list[WearableSpec]:
+    """The [[wearable]] tables of a TOML file; its relative paths are taken from its folder. Raises ScenarioRejected."""
+    try:
+        if path.stat().st_size > SCENARIO_BYTES_MAX:
+            raise ScenarioRejected(f"{path}: larger than {SCENARIO_BYTES_MAX} bytes")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScenarioRejected(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioRejected(f"{path}: not TOML: {error}") from None
+    listed = tables.get("wearable")
+    if set(tables) != {"wearable"} or not isinstance(listed, list) or not all(isinstance(t, dict) for t in listed):
+        raise ScenarioRejected(f"{path}: expected [[wearable]] tables and nothing else")
+    specs = [_wearable(table, f"{path}: wearable {number}") for number, table in enumerate(listed, 1)]
+    return [
+        spec.model_copy(update={key: path.parent / value for key, value in spec if isinstance(value, Path)})
+        for spec in specs
+    ]
+
+
+def check_distinct(specs: Sequence[WearableSpec]) -> None:
+    """Raises ScenarioRejected where two share a name, an address or a truth file."""
+    for what, values in {
+        "name": [spec.name for spec in specs],
+        "address": [spec.ble_address() for spec in specs],
+        "truth": [str(spec.truth.absolute()) for spec in specs if spec.truth is not None],
+    }.items():
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ScenarioRejected(f"two wearables have the {what} {twice!r}")
+
+
+def _wearable(keys: Mapping[str, object], where: str) -> WearableSpec:
+    try:
+        return WearableSpec.model_validate(keys)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, WearableSpec.model_fields, n=1)
+            did_you_mean = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ScenarioRejected(f"{where}: unknown key {key!r}{did_you_mean}") from None
+        said = re.sub(r"^Value error, ", "", first["msg"])
+        said = said[:1].lower() + said[1:]
+        raise ScenarioRejected(f"{where}: {key}: {said}" if key else f"{where}: {said}") from None
