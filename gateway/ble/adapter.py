@@ -1,0 +1,44 @@
+"""What the shell needs of a radio, whichever stack drives it."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from bleak import BleakClient, BleakScanner
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
+
+Heard = Callable[[BLEDevice, AdvertisementData], None]
+Lost = Callable[[BleakClient], None]
+
+
+class Adapter(Protocol):
+    """One Bluetooth adapter. Scanners and clients are bleak's own classes, with this adapter behind them."""
+
+    name: str
+    """For people: `hci0`, `tcp-client:127.0.0.1:9000`."""
+
+    async def attach(self, addresses: Collection[str]) -> None:
+        """Makes the adapter ready, ending links to these addresses that an earlier process left. Raises RadioAway."""
+        ...
+
+    async def wait_lost(self) -> None:
+        """Returns when the adapter is gone and has to be attached again."""
+        ...
+
+    async def detach(self) -> None:
+        """Ends every link and gives the adapter back. Does nothing where it is not attached."""
+        ...
+
+    def scanner(self, heard: Heard) -> BleakScanner: ...
+
+    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
+        """Not connected yet. lost is called once when the link ends, whoever ended it."""
+        ...
+
+    def left_half_open(self, error: BaseException) -> bool:
+        """Whether a failed connect shows that the stack still holds an earlier attempt, which blocks every other."""
+        ...
+
+    async def forget(self, device: BLEDevice) -> None:
+        """Ends what the stack still holds of this device: a link, an attempt to connect."""
+        ...

@@ -1,0 +1,478 @@
+"""A bleak backend on a Bumble host over any HCI transport: a serial or USB controller without BlueZ, or a virtual radio
+behind a socket.
+
+One BumbleAdapter owns the host of this process; scanner and clients share it through bleak's `backend` argument. Bumble
+ends what is under way by cancelling it (a link lost in a GATT request) or not at all (a command to a transport that is
+gone); BumbleAdapter.bounded turns both into a BleakError.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from bleak import BleakClient, BleakScanner
+from bleak.args import SizedBuffer
+from bleak.assigned_numbers import CharacteristicPropertyName
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.client import BaseBleakClient, NotifyCallback
+from bleak.backends.descriptor import BleakGATTDescriptor
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData, AdvertisementDataCallback, BaseBleakScanner
+from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
+from bleak.exc import BleakDeviceNotFoundError, BleakError, BleakGATTProtocolError
+from bumble import hci
+from bumble.att import ATT_Error
+from bumble.core import UUID as BumbleUUID
+from bumble.core import AdvertisingData, BaseBumbleError
+from bumble.device import Advertisement, Connection, ConnectionParametersPreferences, Device, DeviceConfiguration, Peer
+from bumble.gatt import GATT_CLIENT_CHARACTERISTIC_CONFIGURATION_DESCRIPTOR
+from bumble.gatt_client import ServiceProxy
+from bumble.host import Host
+from bumble.transport import open_transport
+from bumble.transport.common import Transport, TransportSpecError
+
+from gateway.ble.adapter import Heard, Lost
+from gateway.ble.errors import RadioAway, RadioRejected
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTACH_S = 10.0
+"""Opening the transport and resetting the controller: tens of commands of a few ms; a serial controller may boot."""
+CLOSE_S = 2.0
+"""Closing the transport; a controller that hangs shall not hold the daemon."""
+CANCEL_S = 1.0
+"""LE Create Connection Cancel is answered at once by a controller that lives."""
+ATT_MTU = 517
+"""The largest of use: the 512 bytes a value may have (Bluetooth Core 5.4, Vol 3, Part F, 3.2.9) and a header of 5."""
+DISCONNECT_S = 6.0
+"""A peer that no longer answers is given up by the supervision timeout."""
+CONNECTION = ConnectionParametersPreferences(
+    connection_interval_min=30.0, connection_interval_max=50.0, max_latency=0, supervision_timeout=5000
+)
+"""ms, as the reference profile asks for. Latency 0: while a backlog drains each interval counts."""
+
+
+class BumbleAdapter:
+    """One Bumble host on one HCI transport, in Bumble's notation (`serial:/dev/ttyACM0,1000000`, `usb:0`,
+    `tcp-client:HOST:PORT`, `unix:PATH`). After its transport was lost it can be attached again.
+    """
+
+    def __init__(self, transport: str) -> None:
+        self.name = transport
+        self._address = hci.Address.generate_static_address()
+        self._transport: Transport | None = None
+        self._device: Device | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self._wanted: hci.Address | None = None
+
+    @property
+    def device(self) -> Device:
+        """Raises BleakError unless attached."""
+        if self._device is None:
+            raise BleakError(f"radio {self.name}: not attached")
+        return self._device
+
+    async def attach(self, addresses: Collection[str] = ()) -> None:
+        """Raises RadioAway, and RadioRejected for a transport that Bumble does not know."""
+        del addresses  # the reset ends every link that an earlier process left in the controller
+        await self.detach()
+        try:
+            async with asyncio.timeout(ATTACH_S):
+                self._transport = await open_transport(self.name)
+                self._gone = self._transport.source.terminated
+                host = Host(self._transport.source, self._transport.sink)
+                config = DeviceConfiguration(name="fidget-gateway", address=self._address)
+                device = Device(config=config, host=host)
+                device.on(Device.EVENT_CONNECTION, self._connected)
+                await self.bounded(device.power_on())
+                self._device = device
+        except TransportSpecError as error:
+            known = "serial:, usb:, tcp-client:, unix: and others of Bumble"
+            raise RadioRejected(f"radio {self.name}: {error}", hint=f"Known transports: {known}.") from None
+        except TimeoutError:
+            raise RadioAway(f"radio {self.name}: no answer within {ATTACH_S:g} s") from None
+        except (OSError, BleakError, BaseBumbleError, AssertionError, ValueError) as error:
+            raise RadioAway(f"radio {self.name}: {_words(error)}") from None
+        finally:
+            if self._device is None:
+                await self.detach()
+
+    async def wait_lost(self) -> None:
+        if self._gone is not None:
+            await asyncio.wait({self._gone})
+
+    async def detach(self) -> None:
+        transport, device, gone = self._transport, self._device, self._gone
+        self._transport = self._device = None
+        if gone is not None and not gone.done():
+            gone.set_result(None)
+        if device is not None:
+            device.on_flush()  # every link of it is over; what waits on one is cancelled
+        if transport is not None:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(CLOSE_S):
+                    await transport.close()
+
+    def scanner(self, heard: Heard) -> BleakScanner:
+        return BleakScanner(heard, backend=BumbleScanner, radio=self)
+
+    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
+        return BleakClient(device, lost, services, backend=BumbleClient, timeout=timeout_s, radio=self)
+
+    def left_half_open(self, error: BaseException) -> bool:
+        del error  # connect cancels its own attempt
+        return False
+
+    async def forget(self, device: BLEDevice) -> None:
+        await self.cancel_connect()
+        with contextlib.suppress(BleakError):
+            await self.end_link(device.details)
+
+    async def connect(self, address: hci.Address) -> Connection:
+        """Raises BleakError. When cancelled, the controller's attempt is cancelled as well."""
+        await self.end_link(address)
+        self._wanted = address
+        preferences = {hci.HCI_LE_1M_PHY: CONNECTION}
+        try:
+            return await self.bounded(
+                self.device.connect(address, connection_parameters_preferences=preferences, timeout=None)
+            )
+        except BaseException:
+            self._wanted = None
+            await self.cancel_connect()
+            with contextlib.suppress(BleakError):
+                await self.end_link(address)  # it may have been made in the meantime
+            raise
+        finally:
+            self._wanted = None
+
+    async def cancel_connect(self) -> None:
+        """Ends a pending attempt of the controller; does nothing where there is none or no controller."""
+        command = hci.HCI_LE_Create_Connection_Cancel_Command()
+        with contextlib.suppress(BleakError, TimeoutError):
+            async with asyncio.timeout(CANCEL_S):
+                await self.bounded(self.device.host.send_sync_command(command))
+
+    async def end_link(self, address: hci.Address) -> None:
+        """Ends a link to this address, whoever owns it. Raises BleakError."""
+        connection = self.device.find_connection_by_bd_addr(address)
+        if connection is not None:
+            await self.disconnect(connection)
+
+    async def disconnect(self, connection: Connection) -> None:
+        """Raises BleakError."""
+        try:
+            async with asyncio.timeout(DISCONNECT_S):
+                await self.bounded(connection.disconnect())
+        except TimeoutError:
+            raise BleakError(f"not disconnected within {DISCONNECT_S:g} s") from None
+
+    async def bounded(self, operation: Coroutine[Any, Any, T]) -> T:
+        """The operation's result; BleakError when it fails, or when the link or the transport goes meanwhile."""
+        task = asyncio.ensure_future(operation)
+        gone = self._gone
+        awaited: set[asyncio.Future[Any]] = {task} if gone is None else {task, gone}
+        try:
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=CANCEL_S)
+        if not task.done() or task.cancelled():
+            lost = gone is not None and gone.done()
+            raise BleakError(f"radio {self.name}: transport lost" if lost else "link lost")
+        match task.exception():
+            case None:
+                return task.result()
+            case ATT_Error() as error:
+                raise BleakGATTProtocolError(error.error_code)
+            case (BaseBumbleError() | OSError()) as error:
+                raise BleakError(_words(error)) from error
+            case error:
+                raise error
+
+    def _connected(self, connection: Connection) -> None:
+        """A connection whose attempt was given up meanwhile is ended again."""
+        if connection.peer_address != self._wanted:
+            log.info("radio %s: %s connected too late, disconnecting", self.name, connection.peer_address)
+            connection.cancel_on_disconnection(connection.disconnect())
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+class BumbleScanner(BaseBleakScanner):
+    """Active scan; one at a time on an adapter."""
+
+    def __init__(
+        self,
+        detection_callback: AdvertisementDataCallback | None,
+        service_uuids: list[str] | None,
+        scanning_mode: str = "active",
+        *,
+        radio: BumbleAdapter,
+        **_: Any,
+    ) -> None:
+        super().__init__(detection_callback, service_uuids)
+        self._active = scanning_mode == "active"
+        self._radio = radio
+        self._device: Device | None = None
+
+    async def start(self) -> None:
+        self.seen_devices = {}
+        self._device = self._radio.device
+        self._device.on(Device.EVENT_ADVERTISEMENT, self._heard)
+        await self._radio.bounded(self._device.start_scanning(active=self._active))
+
+    async def stop(self) -> None:
+        if self._device is None:
+            return
+        device, self._device = self._device, None
+        device.remove_listener(Device.EVENT_ADVERTISEMENT, self._heard)
+        await self._radio.bounded(device.stop_scanning())
+
+    def _heard(self, advertisement: Advertisement) -> None:
+        data = advertisement_data(advertisement.data_bytes, advertisement.data.ad_structures, advertisement.rssi)
+        if not self.is_allowed_uuid(data.service_uuids):
+            return
+        address = advertisement.address.to_string(with_type_qualifier=False)
+        device = self.create_or_update_device(address, address, data.local_name, advertisement.address, data)
+        self.call_detection_callbacks(device, data)
+
+
+def advertisement_data(raw: bytes, structures: Sequence[tuple[int, bytes]], rssi_dbm: int) -> AdvertisementData:
+    """bleak's view of AD structures (Core Specification Supplement 11, Part A). Anyone may send these: what is cut
+    short or of no use is left out.
+    """
+    names, manufacturers, services, uuids = dict[int, str](), dict[int, bytes](), dict[str, bytes](), list[str]()
+    tx_power: int | None = None
+    kind = AdvertisingData.Type
+    for ad_type, value in structures:
+        match ad_type:
+            case kind.SHORTENED_LOCAL_NAME | kind.COMPLETE_LOCAL_NAME:
+                names[ad_type] = value.decode("utf-8", "replace")
+            case kind.TX_POWER_LEVEL if len(value) == 1:
+                tx_power = int.from_bytes(value, "little", signed=True)
+            case kind.MANUFACTURER_SPECIFIC_DATA if len(value) >= 2:
+                manufacturers[int.from_bytes(value[:2], "little")] = value[2:]
+            case kind.SERVICE_DATA_16_BIT_UUID if len(value) >= 2:
+                services[_uuid(value[:2])] = value[2:]
+            case kind.SERVICE_DATA_32_BIT_UUID if len(value) >= 4:
+                services[_uuid(value[:4])] = value[4:]
+            case kind.SERVICE_DATA_128_BIT_UUID if len(value) >= 16:
+                services[_uuid(value[:16])] = value[16:]
+            case _:
+                size = _UUID_BYTES.get(ad_type)
+                if size is not None:
+                    uuids += [_uuid(value[at : at + size]) for at in range(0, len(value) - size + 1, size)]
+    name = names.get(kind.COMPLETE_LOCAL_NAME, names.get(kind.SHORTENED_LOCAL_NAME))
+    return AdvertisementData(name, manufacturers, services, uuids, tx_power, rssi_dbm, (raw,))
+
+
+_UUID_BYTES: dict[int, int] = {
+    AdvertisingData.Type.INCOMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS: 2,
+    AdvertisingData.Type.COMPLETE_LIST_OF_16_BIT_SERVICE_CLASS_UUIDS: 2,
+    AdvertisingData.Type.INCOMPLETE_LIST_OF_32_BIT_SERVICE_CLASS_UUIDS: 4,
+    AdvertisingData.Type.COMPLETE_LIST_OF_32_BIT_SERVICE_CLASS_UUIDS: 4,
+    AdvertisingData.Type.INCOMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS: 16,
+    AdvertisingData.Type.COMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS: 16,
+}
+
+
+def _uuid(little_endian: bytes) -> str:
+    """The 36 characters of a UUID of 2, 4 or 16 bytes, over the Bluetooth base UUID where it is short."""
+    if len(little_endian) == 16:
+        return str(UUID(bytes=little_endian[::-1]))
+    return f"{int.from_bytes(little_endian, 'little'):08x}-0000-1000-8000-00805f9b34fb"
+
+
+class BumbleClient(BaseBleakClient):
+    """One link. Services are discovered at each connect; nothing is kept from the link before."""
+
+    def __init__(
+        self,
+        address_or_ble_device: BLEDevice | str,
+        *,
+        disconnected_callback: Callable[[], None] | None,
+        timeout: float,
+        radio: BumbleAdapter,
+        services: set[str] | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(address_or_ble_device, disconnected_callback=disconnected_callback, timeout=timeout)
+        self._radio = radio
+        self._device = address_or_ble_device if isinstance(address_or_ble_device, BLEDevice) else None
+        self._only_services = services
+        self._connection: Connection | None = None
+        self._peer: Peer | None = None
+        self._notifying: dict[int, Callable[[bytes], None]] = {}
+
+    @property
+    def name(self) -> str:
+        known = self._device.name if self._device is not None else None
+        return known or self.address.replace(":", "-")
+
+    @property
+    def mtu_size(self) -> int:
+        return 23 if self._connection is None else self._connection.att_mtu
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def connect(self, pair: bool, **_: Any) -> None:
+        if self._connection is not None:
+            raise BleakError(f"{self.address}: already connected")
+        if pair:
+            log.warning("%s: pairing before the connection is not supported here", self.address)
+        async with asyncio.timeout(self._timeout):
+            if self._device is None:
+                self._device = await self._find(self.address)
+            connection = await self._radio.connect(self._device.details)
+            connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
+            self._connection = connection
+            try:
+                self._peer = Peer(connection)
+                await self._radio.bounded(self._peer.request_mtu(ATT_MTU))
+                self.services = await self._radio.bounded(self._discover(self._peer))
+            except BaseException:
+                await self.disconnect()
+                raise
+
+    async def _find(self, address: str) -> BLEDevice:
+        found: asyncio.Future[BLEDevice] = asyncio.get_running_loop().create_future()
+
+        def heard(device: BLEDevice, _: AdvertisementData) -> None:
+            if device.address.lower() == address.lower() and not found.done():
+                found.set_result(device)
+
+        async with self._radio.scanner(heard):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await found
+            except TimeoutError:
+                raise BleakDeviceNotFoundError(address, f"{address} was not heard in {self._timeout:g} s") from None
+
+    async def _discover(self, peer: Peer) -> BleakGATTServiceCollection:
+        """Vol 3, Part G, 4.4 to 4.7. Descriptors are asked for only where handles are left for them."""
+        if self._only_services is None:
+            await peer.discover_services()
+        else:
+            for uuid in self._only_services:
+                await peer.discover_service(BumbleUUID(uuid))
+        collection = BleakGATTServiceCollection()
+        for found in peer.services:
+            service = BleakGATTService(found, found.handle, _uuid(found.uuid.to_bytes()))
+            collection.add_service(service)
+            await self._discover_service(peer, found, service, collection)
+        return collection
+
+    async def _discover_service(
+        self, peer: Peer, found: ServiceProxy, service: BleakGATTService, collection: BleakGATTServiceCollection
+    ) -> None:
+        for proxy in await peer.discover_characteristics(service=found):
+            characteristic = BleakGATTCharacteristic(
+                proxy,
+                proxy.handle,
+                _uuid(proxy.uuid.to_bytes()),
+                [name for bit, name in _PROPERTIES if proxy.properties & bit],
+                lambda: self.mtu_size - 3,
+                service,
+            )
+            collection.add_characteristic(characteristic)
+            for descriptor in await proxy.discover_descriptors():
+                uuid = _uuid(descriptor.type.to_bytes())
+                collection.add_descriptor(BleakGATTDescriptor(descriptor, descriptor.handle, uuid, characteristic))
+
+    async def disconnect(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await self._radio.disconnect(connection)
+        except BleakError as error:
+            log.debug("%s: disconnect: %s", self.address, error)
+        finally:
+            self._disconnected()
+
+    def _disconnected(self, _reason: int = 0) -> None:
+        if self._connection is None:
+            return
+        self._connection.remove_listener(Connection.EVENT_DISCONNECTION, self._disconnected)
+        self._connection = self._peer = self.services = None
+        self._notifying.clear()
+        if self._disconnected_callback is not None:
+            self._disconnected_callback()
+
+    async def pair(self, *_args: Any, **_kwargs: Any) -> None:
+        await self._radio.bounded(self._live().connection.pair())
+
+    async def unpair(self) -> None:
+        raise NotImplementedError("this backend keeps no bonds")
+
+    def _live(self) -> Peer:
+        if self._peer is None:
+            raise BleakError(f"{self.address}: not connected")
+        return self._peer
+
+    async def read_gatt_char(
+        self, characteristic: BleakGATTCharacteristic, *, use_cached: bool = False, **_: Any
+    ) -> bytearray:
+        del use_cached  # no value is cached
+        return bytearray(await self._radio.bounded(self._live().read_value(characteristic.handle)))
+
+    async def read_gatt_descriptor(
+        self, descriptor: BleakGATTDescriptor, *, use_cached: bool = False, **_: Any
+    ) -> bytearray:
+        del use_cached
+        return bytearray(await self._radio.bounded(self._live().read_value(descriptor.handle)))
+
+    async def write_gatt_char(self, characteristic: BleakGATTCharacteristic, data: SizedBuffer, response: bool) -> None:
+        write = self._live().write_value(characteristic.handle, bytes(data), with_response=response)
+        await self._radio.bounded(write)
+
+    async def write_gatt_descriptor(self, descriptor: BleakGATTDescriptor, data: SizedBuffer) -> None:
+        write = self._live().write_value(descriptor.handle, bytes(data), with_response=True)
+        await self._radio.bounded(write)
+
+    async def start_notify(self, characteristic: BleakGATTCharacteristic, callback: NotifyCallback, **_: Any) -> None:
+        peer, proxy = self._live(), characteristic.obj
+        if characteristic.handle in self._notifying:
+            raise BleakError(f"{characteristic.uuid}: notifications are already started")
+        if proxy.get_descriptor(GATT_CLIENT_CHARACTERISTIC_CONFIGURATION_DESCRIPTOR) is None:
+            raise BleakError(f"{characteristic.uuid} has no client characteristic configuration descriptor")
+
+        def deliver(value: bytes) -> None:
+            callback(bytearray(value))
+
+        self._notifying[characteristic.handle] = deliver
+        try:
+            await self._radio.bounded(peer.gatt_client.subscribe(proxy, deliver))
+        except BaseException:
+            self._notifying.pop(characteristic.handle, None)
+            raise
+
+    async def stop_notify(self, characteristic: BleakGATTCharacteristic) -> None:
+        peer = self._live()
+        deliver = self._notifying.pop(characteristic.handle, None)
+        if deliver is not None:
+            await self._radio.bounded(peer.gatt_client.unsubscribe(characteristic.obj, deliver))
+
+
+_PROPERTIES: list[tuple[int, CharacteristicPropertyName]] = [
+    (0x01, "broadcast"),
+    (0x02, "read"),
+    (0x04, "write-without-response"),
+    (0x08, "write"),
+    (0x10, "notify"),
+    (0x20, "indicate"),
+    (0x40, "authenticated-signed-writes"),
+    (0x80, "extended-properties"),
+]
+"""Vol 3, Part G, 3.3.1.1."""

@@ -1,0 +1,136 @@
+"""One adapter shared by all wearables: one scan, one attempt to connect at a time, attached again after it was away."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+
+from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
+from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailableReason, BleakError
+
+from gateway.ble.adapter import Adapter
+from gateway.ble.errors import RadioAway, RadioRejected
+from gateway.link.rules import backoff_s
+
+log = logging.getLogger(__name__)
+
+COMMAND_S = 10.0
+"""Starting or stopping a scan. BlueZ answers in tens of ms, and never when it has hung."""
+RESCAN_S = 30.0
+"""A scan is begun afresh after this: one that ran while the adapter was switched off and on hears nothing more and says
+nothing (BlueZ 5.66 and 5.82)."""
+RETRY_MAX_S = 5.0
+"""Between attempts at an adapter that is away; looking for it costs little."""
+
+_WORDS = {
+    BleakBluetoothNotAvailableReason.NO_BLUETOOTH: "no Bluetooth adapter",
+    BleakBluetoothNotAvailableReason.POWERED_OFF: "the adapter is switched off",
+}
+
+Heard = Callable[[BLEDevice, int], None]
+
+
+class Radio:
+    """Wearables register and say when they want to be listened for; `run` serves them until it is cancelled."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.turn = asyncio.Lock()
+        """Held by the one wearable that connects."""
+        self.status = "not started"
+        """For people: `scanning`, `ready`, or what is wrong."""
+        self._heard: dict[str, Heard] = {}
+        self._listening: set[str] = set()
+        self._wanted = asyncio.Event()
+        self._unwanted = asyncio.Event()
+
+    @property
+    def available(self) -> bool:
+        return self.status in ("ready", "scanning")
+
+    def register(self, address: str, heard: Heard) -> None:
+        """heard is given each advertisement of this address, while it is listened for, with its RSSI in dBm."""
+        self._heard[address.upper()] = heard
+
+    def listen(self, address: str, wanted: bool) -> None:
+        self._listening.add(address.upper()) if wanted else self._listening.discard(address.upper())
+        on, off = (self._wanted, self._unwanted) if self._listening else (self._unwanted, self._wanted)
+        on.set()
+        off.clear()
+
+    async def run(self) -> None:
+        """Raises RadioRejected where no waiting can help."""
+        failures = 0
+        try:
+            while True:
+                try:
+                    await self.adapter.attach(self._heard)
+                    self.status, failures = "ready", 0
+                    log.info("radio %s: ready", self.adapter.name)
+                    await self._serve()
+                    why = f"{self.adapter.name}: lost"
+                except RadioRejected:
+                    raise
+                except (RadioAway, BleakError, TimeoutError, OSError, EOFError) as error:
+                    why = self._why(error)
+                if why != self.status:
+                    log.warning("radio %s; trying again", why)
+                self.status = why
+                failures += 1
+                await self.adapter.detach()
+                await asyncio.sleep(min(RETRY_MAX_S, backoff_s(failures, random.random())))
+        finally:
+            self.status = "stopped"
+            await self.adapter.detach()
+
+    def _why(self, error: Exception) -> str:
+        match error:
+            case RadioAway():
+                return str(error)
+            case BleakBluetoothNotAvailableError():
+                words = _WORDS.get(error.reason, str(error.args[0]))
+            case TimeoutError():
+                words = f"no answer within {COMMAND_S:g} s"
+            case _:
+                words = str(error) or type(error).__name__
+        return f"{self.adapter.name}: {words}"
+
+    async def _serve(self) -> None:
+        """Scans whenever someone listens, until the adapter is lost."""
+        lost = asyncio.create_task(self.adapter.wait_lost())
+        try:
+            while not lost.done():
+                await _first(lost, asyncio.create_task(self._wanted.wait()))
+                if not lost.done():
+                    await self._scan(lost)
+        finally:
+            lost.cancel()
+
+    async def _scan(self, lost: asyncio.Task[None]) -> None:
+        scanner = self.adapter.scanner(self._advertised)
+        async with asyncio.timeout(COMMAND_S):
+            await scanner.start()
+        self.status = "scanning"
+        try:
+            await _first(lost, asyncio.create_task(self._unwanted.wait()), timeout_s=RESCAN_S)
+        finally:
+            # A scan that died with its adapter cannot be stopped: "No discovery started".
+            with contextlib.suppress(BleakError, TimeoutError, OSError, EOFError):
+                async with asyncio.timeout(COMMAND_S):
+                    await scanner.stop()
+        self.status = "ready"
+
+    def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
+        address = device.address.upper()
+        if address in self._listening:
+            self._heard[address](device, data.rssi)
+
+
+async def _first(lost: asyncio.Task[None], other: asyncio.Task[bool], timeout_s: float | None = None) -> None:
+    """Until one of them is done, or the time is over; other is ended."""
+    try:
+        await asyncio.wait({lost, other}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        other.cancel()

@@ -1,0 +1,369 @@
+"""The shell of one wearable: obeys its link's rules and its conversation through bleak, and tells them what came of it.
+
+Runs in the daemon's loop for the daemon's whole life. Radio time-outs use the loop's clock; the conversation is told
+the monotonic ns that it is given, which in a simulation runs faster.
+"""
+
+import asyncio
+import functools
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bleak import BleakClient
+from bleak.backends.characteristic import BleakGATTCharacteristic
+from bleak.backends.device import BLEDevice
+
+from gateway.ble.radio import Radio
+from gateway.link import rules
+from gateway.link.rules import LISTENING, LIVE, Link, State, advance
+from gateway.profiles.conversation import (
+    Command,
+    Connected,
+    Conversation,
+    Disconnected,
+    Event,
+    Fault,
+    Kind,
+    Notified,
+    Observe,
+    Read,
+    ReadDone,
+    Subscribe,
+    Tick,
+    WakeAt,
+    Write,
+    WriteDone,
+)
+
+log = logging.getLogger(__name__)
+
+OPERATIONS_MAX = 256
+"""GATT operations waiting on one link. A conversation keeps a handful; more means that it asks faster than the link
+answers, and the link starts afresh."""
+WAKE_MIN_S = 0.001
+"""Between two Ticks, whatever the conversation asks for."""
+STOP_S = 2 * rules.CLOSE_S + 1.0
+"""Two closings that hang, by the rules."""
+
+Operation = Subscribe | Read | Write
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. faults: by name."""
+
+    connects: int = 0
+    losses: int = 0
+    notifications: int = 0
+    notified_bytes: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+class LinkRunner:
+    """Make it before `Radio.run` starts, so that a link which an earlier process left to this wearable is ended.
+
+    address: of the wearable, matched exactly. services: only these are discovered; None for all. now_ns: the
+    conversation's time; real_delay_s: how long a span of it, in ns, lasts for the loop. observe, on_state and on_fault
+    are called in the loop and must not block; on_fault is given what the conversation reports and what went wrong on
+    the link (`connect_failed`, `gatt_failed`, `link_lost`, `timed_out`, `internal`).
+    """
+
+    def __init__(
+        self,
+        address: str,
+        conversation: Conversation,
+        radio: Radio,
+        *,
+        services: Sequence[str] | None,
+        silence_s: float,
+        now_ns: Callable[[], int],
+        real_delay_s: Callable[[int], float],
+        observe: Callable[[Kind, bytes], None],
+        on_state: Callable[[str], None],
+        on_fault: Callable[[str, str], None],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.address = address.upper()
+        self.rssi_dbm: int | None = None
+        self.counters = Counters()
+        self._conversation = conversation
+        self._radio = radio
+        self._services = services
+        self._now_ns = now_ns
+        self._real_delay_s = real_delay_s
+        self._observe = observe
+        self._on_state = on_state
+        self._on_fault = on_fault
+        self._jitter = jitter
+        self._link = Link(silence_s)
+        self._device: BLEDevice | None = None
+        self._client: BleakClient | None = None
+        self._talking = False
+        self._inbox: deque[Event] = deque()
+        self._handling = False
+        self._operations: deque[Operation] = deque()
+        self._operating: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._turn: asyncio.Task[None] | None = None
+        self._holds_turn = False
+        self._due: asyncio.TimerHandle | None = None
+        self._wake: asyncio.TimerHandle | None = None
+        self._stopped = asyncio.Event()
+        radio.register(self.address, self._heard)
+
+    @property
+    def state(self) -> str:
+        """absent, queued, connecting, configuring, streaming, closing, backing off or stopped."""
+        return self._link.state
+
+    @property
+    def why(self) -> str:
+        """What ended the link last; empty if nothing has."""
+        return self._link.why
+
+    async def run(self) -> None:
+        """Until `stop`. Cancelling it drops the link without a word to the wearable."""
+        self._on_state(self.state)
+        self._radio.listen(self.address, self._link.state in LISTENING)
+        try:
+            await self._stopped.wait()
+        finally:
+            self._radio.listen(self.address, False)
+            self._release_turn()
+            for timer in (self._due, self._wake):
+                if timer is not None:
+                    timer.cancel()
+            for task in (self._opening, self._operating):
+                if task is not None:
+                    task.cancel()
+
+    async def stop(self) -> None:
+        """Disconnects and ends `run`; takes at most STOP_S."""
+        self._feed(rules.Stop())
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._stopped.wait()
+        except TimeoutError:
+            log.warning("%s: could not be disconnected", self.address)
+            self._stopped.set()
+
+    def deliver(self, event: Event) -> None:
+        """Hands the conversation what the radio does not know of (Durable, Room); from the loop's thread."""
+        self._tell(event)
+
+    # The link
+
+    def _feed(self, event: rules.Event) -> None:
+        was = self._link.state
+        loop = asyncio.get_running_loop()
+        self._link, commands = advance(self._link, event, loop.time(), self._jitter())
+        if self._link.state is not was:
+            self._entered(was, event)
+        for command in commands:
+            match command:
+                case rules.TakeTurn():
+                    self._turn = asyncio.create_task(self._take_turn())
+                case rules.ReleaseTurn():
+                    self._release_turn()
+                case rules.Connect():
+                    self._opening = asyncio.create_task(self._connect())
+                case rules.Disconnect(forget):
+                    self._opening = asyncio.create_task(self._close(self._opening, forget))
+        if self._due is None and self._link.deadline_s != float("inf"):
+            self._due = loop.call_at(self._link.deadline_s, self._deadline)
+        elif self._due is not None and self._due.when() > self._link.deadline_s:
+            self._due.cancel()
+            self._due = loop.call_at(self._link.deadline_s, self._deadline)
+
+    def _deadline(self) -> None:
+        """A deadline that has moved on meanwhile, as each notification moves it, is waited for again."""
+        self._due = None
+        self._feed(rules.Due())
+
+    def _entered(self, was: State, event: rules.Event) -> None:
+        state = self._link.state
+        log.info("%s: %s%s", self.address, state, f" ({self._link.why})" if state is State.CLOSING else "")
+        self._radio.listen(self.address, state in LISTENING)
+        if state is State.CLOSING:
+            match event:
+                case rules.Lost():
+                    self.counters.losses += 1
+                    self._report("link_lost", self._link.why)
+                case rules.Due():
+                    self._report("timed_out", self._link.why)
+        self._on_state(state)
+        if state is State.CONFIGURING:
+            self._talking = True
+            self._tell(Connected())
+        elif self._talking and state not in LIVE:
+            self._talking = False
+            self._operations.clear()
+            _cancel(self._operating)
+            self._operating = None
+            self._tell(Disconnected())
+        if was is State.CLOSING:
+            _cancel(self._opening)
+            self._client = None
+        if state is State.STOPPED:
+            self._stopped.set()
+
+    def _heard(self, device: BLEDevice, rssi_dbm: int) -> None:
+        self._device, self.rssi_dbm = device, rssi_dbm
+        self._feed(rules.Heard())
+
+    async def _take_turn(self) -> None:
+        await self._radio.turn.acquire()
+        self._holds_turn = True
+        self._feed(rules.Turn())
+
+    def _release_turn(self) -> None:
+        if self._holds_turn:
+            self._holds_turn = False
+            self._radio.turn.release()
+        else:
+            _cancel(self._turn)
+
+    async def _connect(self) -> None:
+        assert self._device is not None  # it has been heard
+        adapter = self._radio.adapter
+        client = self._client = adapter.client(self._device, self._lost, self._services, rules.CONNECT_S)
+        try:
+            await client.connect()
+        except Exception as error:  # a stack's own kinds come through bleak too
+            self._failed("connect_failed", _words(error), half_open=adapter.left_half_open(error))
+        else:
+            self.counters.connects += 1
+            self._feed(rules.Opened())
+
+    async def _close(self, before: asyncio.Task[None] | None, forget: bool) -> None:
+        if before is not None and not before.done():
+            before.cancel()
+            await asyncio.wait({before})
+        try:
+            if self._client is not None:
+                await self._client.disconnect()
+            if forget and self._device is not None:
+                await self._radio.adapter.forget(self._device)
+        except Exception as error:
+            log.warning("%s: disconnecting: %s", self.address, _words(error))
+        self._feed(rules.Closed())
+
+    def _lost(self, client: BleakClient) -> None:
+        if client is self._client:
+            self._feed(rules.Lost())
+
+    def _failed(self, name: str, detail: str, half_open: bool = False) -> None:
+        self._report(name, detail)
+        self._feed(rules.Failed(detail, half_open))
+
+    def _report(self, name: str, detail: str) -> None:
+        self.counters.faults[name] += 1
+        self._on_fault(name, detail)
+
+    # The conversation
+
+    def _tell(self, event: Event) -> None:
+        """Events are handled one after the other in the order they come, also those that handling one brings about."""
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                told = self._inbox.popleft()
+                try:
+                    self._obey(self._conversation.handle(told, self._now_ns()))
+                except Exception as error:  # a fault of ours with one wearable shall not end the others
+                    log.exception("%s: handling %s", self.address, type(told).__name__)
+                    self._failed("internal", _words(error))
+        finally:
+            self._handling = False
+
+    def _obey(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Observe(kind, payload):
+                    self._observe(kind, payload)
+                case Fault(name, detail, fatal):
+                    self._report(name, detail)
+                    if fatal:
+                        self._feed(rules.Failed(detail))
+                case WakeAt(mono_ns):
+                    self._wake_at(mono_ns)
+                case Subscribe() | Read() | Write():
+                    self._enqueue(command)
+
+    def _enqueue(self, operation: Operation) -> None:
+        if self._link.state not in LIVE:
+            return
+        if isinstance(operation, Read) and operation in self._operations:
+            return  # the answer to the one that waits serves both
+        if len(self._operations) >= OPERATIONS_MAX:
+            self._failed("gatt_failed", f"{OPERATIONS_MAX} operations are waiting")
+            return
+        self._operations.append(operation)
+        if self._operating is None and self._client is not None:
+            self._operating = asyncio.create_task(self._operate(self._client))
+
+    async def _operate(self, client: BleakClient) -> None:
+        while self._operations:
+            operation = self._operations.popleft()
+            try:
+                async with asyncio.timeout(rules.OPERATION_S):
+                    done = await self._perform(client, operation)
+            except Exception as error:
+                name = f"{type(operation).__name__.lower()} of {operation.uuid}"
+                if client is self._client and self._link.state in LIVE:
+                    self._failed("gatt_failed", f"{name}: {_words(error)}")
+                return
+            if done is not None:
+                self._tell(done)
+        self._operating = None
+
+    async def _perform(self, client: BleakClient, operation: Operation) -> Event | None:
+        match operation:
+            case Subscribe(uuid):
+                notified = functools.partial(self._notified, client, uuid)
+                # AcquireNotify: with StartNotify a notification is delivered once more after each lost link.
+                await client.start_notify(uuid, notified, bluez={"use_start_notify": False})
+                return None
+            case Read(uuid):
+                started_ns = self._now_ns()
+                return ReadDone(uuid, bytes(await client.read_gatt_char(uuid)), started_ns)
+            case Write(uuid, payload):
+                await client.write_gatt_char(uuid, payload, response=True)
+                return WriteDone(uuid)
+
+    def _notified(self, client: BleakClient, uuid: str, _: BleakGATTCharacteristic, payload: bytearray) -> None:
+        if client is not self._client or self._link.state not in LIVE:
+            return
+        self.counters.notifications += 1
+        self.counters.notified_bytes += len(payload)
+        self._feed(rules.Notified())
+        self._tell(Notified(uuid, bytes(payload)))
+
+    def _wake_at(self, mono_ns: int) -> None:
+        _cancel(self._wake)
+        delay_s = max(WAKE_MIN_S, self._real_delay_s(mono_ns - self._now_ns()))
+        self._wake = asyncio.get_running_loop().call_later(delay_s, self._woken, mono_ns)
+
+    def _woken(self, mono_ns: int) -> None:
+        if self._now_ns() < mono_ns:  # rounding
+            self._wake_at(mono_ns)
+        else:
+            self._tell(Tick())
+
+
+def _cancel(pending: asyncio.Task[None] | asyncio.TimerHandle | None) -> None:
+    """Ends what is under way, but for the task that asks for it."""
+    if pending is not None and pending is not asyncio.current_task():
+        pending.cancel()
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return str(error) or type(error).__name__
