@@ -1,0 +1,177 @@
+"""The `converter` command. Exit codes: 0 done, 1 the conversion is not faithful, 2 bad input, 130 Ctrl-C."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway.bundle import Bundle
+from gateway.bundle.manifest import is_signed_axes
+from gateway.errors import GatewayError, InputRejected
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="converter", description="Keras models to checked TFLite bundles.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_convert(
+        commands.add_parser(
+            "convert",
+            help="convert a .keras file to a bundle",
+            description=_DESCRIPTION,
+            epilog=_EPILOG,
+            allow_abbrev=False,
+        )
+    )
+    args = parser.parse_args(argv)
+    try:
+        return _convert(args)
+    except GatewayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+
+
+_DESCRIPTION = (
+    "Convert a Keras 3 model and its input scaler to a bundle that the gateway runs. Each variant is held against the "
+    "Keras model on random windows; a float32 variant that differs from it is not written."
+)
+_EPILOG = "SOURCE_DATE_EPOCH, where set, becomes the time of creation. The same input makes the same bundle."
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    from converter.convert import PARITY_WINDOWS, PARITY_WINDOWS_MIN
+    from converter.lowering import WeightFormat
+
+    every = ",".join(WeightFormat)
+    add = parser.add_argument
+    add("model", metavar="MODEL.keras", type=Path, help="the model, as Keras 3 saved it")
+    add("--scaler", metavar="CONFIG.json", type=Path, required=True, help="the training's JSON: scaler, labels, window")
+    add("--out", metavar="BUNDLE/", type=Path, required=True, help="the folder to write; must not exist yet")
+    add("--force", action="store_true", help="replace a bundle that stands there")
+    add("--variants", metavar="A,B", type=_names, default=every, help=f"which to write (default: {every})")
+    add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
+    add("--name", help="of the model (default: the file's)")
+    add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
+    add("--frame-description", metavar="TEXT", default="", help="the same in words")
+    add("--wrist", choices=("left", "right", "either"), help="which wrist the model was trained on")
+    add("--model-card", metavar="FILE.md", type=Path, help="use this card (default: a general one)")
+    add(
+        "--parity-windows",
+        metavar="N",
+        type=int,
+        default=PARITY_WINDOWS,
+        help=f"random windows to compare on, {PARITY_WINDOWS_MIN} or more (default: {PARITY_WINDOWS})",
+    )
+    add("--seed", type=int, default=1, help="of the random windows (default: 1)")
+    add("--json", action="store_true", help="print the result as JSON instead of a table")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _axes(text: str) -> str:
+    if not is_signed_axes(text):
+        raise argparse.ArgumentTypeError(f"{text!r} does not name each of x, y and z once, such as x,y,z or -y,x,z")
+    return text
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from converter.convert import convert
+
+    steps = _Steps()
+    bundle = convert(
+        args.model,
+        args.scaler,
+        args.out,
+        variants=args.variants,
+        labels=args.labels,
+        name=args.name,
+        frame=args.frame,
+        frame_description=args.frame_description,
+        wrist=args.wrist,
+        parity_windows=args.parity_windows,
+        seed=args.seed,
+        card=None if args.model_card is None else _text(args.model_card),
+        created_utc=_source_date(os.environ.get("SOURCE_DATE_EPOCH")),
+        replace=args.force,
+        progress=steps.begin,
+    )
+    steps.begin("done")
+    if args.json:
+        print(json.dumps(_summary(bundle), indent=1))
+    else:
+        _print_table(bundle)
+    return 0
+
+
+class _Steps:
+    """On stderr, each with the time since the start."""
+
+    def __init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    def begin(self, step: str) -> None:
+        print(f"[{time.monotonic() - self._started_s:5.1f} s] {step}", file=sys.stderr, flush=True)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputRejected(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputRejected(f"{file} is no UTF-8 text") from None
+
+
+def _source_date(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromtimestamp(int(text), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InputRejected(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970") from None
+
+
+def _summary(bundle: Bundle) -> dict[str, object]:
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest,
+        "default_variant": manifest.default_variant,
+        "default_reason": manifest.default_reason,
+        "variants": {name: variant.model_dump(mode="json") for name, variant in manifest.variants.items()},
+    }
+
+
+def _print_table(bundle: Bundle) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = bundle.manifest
+    table = Table("variant", title=f"{manifest.model.name}: {bundle.path}")
+    for column in ("bytes", "windows", "same top class", "max |dp|", "p99 |dp|", "mean |dp|"):
+        table.add_column(column, justify="right")
+    for name, variant in manifest.variants.items():
+        parity = variant.parity
+        figures = (f"{value:.1e}" for value in (parity.dp_max, parity.dp_p99, parity.dp_mean))
+        mark = " (default)" if name == manifest.default_variant else ""
+        table.add_row(name + mark, f"{variant.size:,}", f"{parity.windows:,}", f"{parity.top1_agreement:.2%}", *figures)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    console.print(f"default {manifest.default_variant}: {manifest.default_reason}", highlight=False)
+    console.print(f"digest {bundle.digest}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""What the converter refuses, and when it fails."""
+
+from gateway.errors import GatewayError, InputRejected
+
+
+class ModelRejected(InputRejected):
+    """The .keras file cannot be read, or holds something that cannot be converted faithfully."""
+
+
+class ScalerRejected(InputRejected):
+    """The training's JSON (scaler, labels, window) cannot be used with this model."""
+
+
+class ConversionFailed(GatewayError):
+    """What came out is not the model that went in; nothing was written."""
+
+    hint = "This is a fault of the converter, not of your file: please report it with the model's architecture."

@@ -1,0 +1,185 @@
+"""A TFLite flatbuffer, written tensor by tensor, and read back.
+
+Written directly after the public schema (tensorflow/lite/schema/schema.fbs, as ai_edge_litert.schema_py_generated)
+rather than by TensorFlow's converter: that one sets cell_clip to 10 in every fused LSTM, which Keras does not have, and
+leaves the choice of operator versions and quantized tensors to itself.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from converter.errors import ConversionFailed
+
+_FILE_IDENTIFIER = b"TFL3"
+_SCHEMA_VERSION = 3
+_BUFFER_ALIGNMENT = 16  # kernels load weights by SIMD words straight out of the file
+_INT8_MAX = 127
+
+_TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.int8): "INT8", np.dtype(np.int32): "INT32"}
+ABSENT = -1
+"""Stands for an optional input that an operator does without."""
+
+
+class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    """The generated Pack aligns to 4 bytes only."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        vector = None
+        if self.data is not None:
+            data = self.data.tobytes()
+            builder.StartVector(1, len(data), _BUFFER_ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = data
+            vector = builder.EndVector()
+        schema.BufferStart(builder)
+        if vector is not None:
+            schema.BufferAddData(builder, vector)
+        return int(schema.BufferEnd(builder))
+
+
+class Graph:
+    """One subgraph in the making; tensors are known by their index."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Any] = []
+        self._buffers: list[Any] = [_AlignedBuffer()]  # buffer 0 is the empty one, of every computed tensor
+        self._operators: list[Any] = []
+        self._codes: list[tuple[int, int]] = []
+        self._steps = 0
+
+    def constant(self, name: str, values: NDArray[Any]) -> int:
+        """float64 becomes float32; int32 stays."""
+        values = values.astype(np.float32) if values.dtype == np.float64 else values
+        return self._stored(name, values, None)
+
+    def int8_constant(self, name: str, values: NDArray[np.float64], *, per_row: bool) -> int:
+        """Symmetric int8: value = scale * q, with one scale for all or one for each row (the first axis)."""
+        largest = np.abs(values).reshape(len(values), -1).max(axis=1) if per_row else np.abs(values).max(keepdims=True)
+        scale = np.where(largest > 0, largest, 1.0).reshape(-1) / _INT8_MAX
+        shape = (-1,) + (1,) * (values.ndim - 1)
+        counts = np.rint(values / scale.reshape(shape)).astype(np.int8)
+        quantization = schema.QuantizationParametersT()
+        quantization.scale = scale.astype(np.float32)
+        quantization.zeroPoint = np.zeros(len(scale), np.int64)
+        return self._stored(name, counts, quantization)
+
+    def _stored(self, name: str, values: NDArray[Any], quantization: Any) -> int:
+        buffer = _AlignedBuffer()
+        buffer.data = values
+        self._buffers.append(buffer)
+        return self._tensor(name, values.shape, values.dtype, len(self._buffers) - 1, quantization)
+
+    def computed(self, name: str, shape: Sequence[int]) -> int:
+        return self._tensor(name, shape, np.dtype(np.float32), 0, None)
+
+    def variable(self, name: str, shape: Sequence[int]) -> int:
+        """Keeps its value from one invoke to the next, until the interpreter resets it to zero."""
+        index = self._tensor(name, shape, np.dtype(np.float32), 0, None)
+        self._tensors[index].isVariable = True
+        return index
+
+    def _tensor(self, name: str, shape: Sequence[int], dtype: np.dtype[Any], buffer: int, quantization: Any) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name, [int(side) for side in shape], buffer
+        tensor.type = getattr(schema.TensorType, _TYPES[dtype])
+        tensor.quantization = quantization
+        tensor.hasRank = True
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        return tuple(self._tensors[tensor].shape)
+
+    def operate(
+        self,
+        operator: str,
+        inputs: Sequence[int],
+        shape: Sequence[int],
+        *,
+        version: int = 1,
+        options: str = "",
+        name: str = "",
+        **values: object,
+    ) -> int:
+        """Adds a builtin operator with one output of this shape, which it returns. values: fields of its options."""
+        code = (getattr(schema.BuiltinOperator, operator), version)
+        if code not in self._codes:
+            self._codes.append(code)
+        made = schema.OperatorT()
+        made.opcodeIndex, made.inputs = self._codes.index(code), list(inputs)
+        if options:
+            made.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+            made.builtinOptions = getattr(schema, options + "T")(**values)
+        self._steps += 1
+        output = self.computed(name or f"{self._steps}_{operator.lower()}", shape)
+        made.outputs = [output]
+        self._operators.append(made)
+        return output
+
+    def finish(self, inputs: Mapping[str, int], outputs: Mapping[str, int], *, description: str) -> bytes:
+        """The file. inputs and outputs: names in the signature, and their tensors."""
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = self._tensors, self._operators
+        graph.inputs, graph.outputs = list(inputs.values()), list(outputs.values())
+        graph.name = "main"
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.inputs, signature.outputs = _tensor_map(inputs), _tensor_map(outputs)
+        model = schema.ModelT()
+        model.version, model.description = _SCHEMA_VERSION, description
+        model.operatorCodes = [_operator_code(*code) for code in self._codes]
+        model.subgraphs, model.buffers, model.signatureDefs = [graph], self._buffers, [signature]
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
+        return bytes(builder.Output())
+
+
+def _tensor_map(tensors: Mapping[str, int]) -> list[Any]:
+    made = []
+    for name, index in tensors.items():
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name, index
+        made.append(entry)
+    return made
+
+
+def _operator_code(builtin: int, version: int) -> Any:
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = builtin, version
+    code.deprecatedBuiltinCode = min(builtin, 127)  # the older field is a byte; 127 says: read the newer one
+    return code
+
+
+def checked_operators(model: bytes) -> dict[str, int]:
+    """Reads a .tflite file back: its builtin operators and how often each stands in it, by name.
+
+    Raises ConversionFailed where one is no builtin, where an LSTM clips its cell state or where a buffer is not
+    aligned.
+    """
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    root = schema.Model.GetRootAs(model, 0)
+    graph = root.Subgraphs(0)
+    counted: Counter[str] = Counter()
+    for number in range(graph.OperatorsLength()):
+        operator = graph.Operators(number)
+        code = root.OperatorCodes(operator.OpcodeIndex())
+        name = names[code.BuiltinCode()]
+        if name == "CUSTOM" or code.CustomCode() is not None:
+            raise ConversionFailed(f"operator {number} ({code.CustomCode()!r}) is no TFLite builtin")
+        counted[name] += 1
+        if name == "UNIDIRECTIONAL_SEQUENCE_LSTM":
+            options = schema.UnidirectionalSequenceLSTMOptions()
+            options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
+            if options.CellClip() != 0 or options.ProjClip() != 0:
+                raise ConversionFailed(f"operator {number} clips its cell state at {options.CellClip()}")
+    for number in range(root.BuffersLength()):
+        buffer = root.Buffers(number)
+        if buffer.DataLength() and buffer._tab.Vector(buffer._tab.Offset(4)) % _BUFFER_ALIGNMENT:
+            raise ConversionFailed(f"buffer {number} is not aligned to {_BUFFER_ALIGNMENT} bytes")
+    return dict(sorted(counted.items()))
