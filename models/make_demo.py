@@ -83,7 +83,7 @@ def make(out: Path, *, epochs: int, wearers: range, accept: bool) -> int:
 
     card = demo_card(
         counts,
-        trained_on=_words(training, wearers) + f", {epochs} epochs",
+        trained_on=_words(training, wearers) + f", epochs: {epochs}",
         held_out=_words(held_out, HELD_OUT_WEARERS),
     )
     _write_bundle(out, model, mean, scale, card, training)

@@ -28,11 +28,13 @@ from parameters (firmware_sim/synthesis.py); no person was measured. On real wri
 confident they are. It is no medical device and diagnoses nothing.
 
 Input: windows of 200 samples at 50 Hz, accelerometer in m/s² and gyroscope in deg/s, in the frame of the watch's case:
-x towards the crown (the hand), y towards 12 o'clock, z out of the dial. Output: probabilities of 11 activities; whatever
-the wearer does, one of them is the highest.
+x towards the crown (the hand), y towards 12 o'clock, z out of the dial. Output: probabilities of 11 activities;
+whatever the wearer does, one of them is the highest.
 
 ## Data
-Trained on {trained_on}. Held out: {held_out}; none of them was seen in training.
+Trained on {trained_on}.
+Held out: {held_out}; none of them was seen in training.
+
 `make demo-model` makes the same data again, trains, and holds the result against this card.
 
 ## Held-out wearers
