@@ -71,7 +71,7 @@ ROOMS = {
 }
 """events are pydantic models, so whoever declares settings or models may import pydantic; it touches nothing."""
 
-EVERY_ROOM = {"daemon", "cli"}
+EVERY_ROOM = {"daemon", "cli", "demo"}
 PURE_ROOMS = {name for name, rules in ROOMS.items() if not rules.touch} - {"errors"}
 LOOP_TIME_ROOMS = {"ble", "sync", "daemon", "demo"}
 MODELS_ALLOWED = {"motion", "bundle", "inference", "monitoring", "recording", "errors"}
@@ -190,8 +190,8 @@ def _may_import(module: Module, inner: str) -> bool:
     target = inner.split(".")[0]
     if target in ("errors", module.room) or module.room in EVERY_ROOM:
         return True
-    if module.room == "demo" or not module.room:
-        return not module.room and target == "cli"
+    if not module.room:
+        return target == "cli"
     allowed = ROOMS[module.room].imports
     return target in allowed or any(inner == name or inner.startswith(f"{name}.") for name in allowed)
 
