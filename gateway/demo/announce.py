@@ -2,16 +2,15 @@
 
 PASSWORD_VARIABLE = "FIDGET_BROKER_PASSWORD"
 """Not an argument: the list of processes would show it."""
-PREFIX = "listening "
 
 
 def announce(host: str, port: int) -> None:
-    print(f"{PREFIX}{host}:{port}", flush=True)
+    print(f"listening {host}:{port}", flush=True)
 
 
-def announced(line: str) -> tuple[str, int] | None:
+def announced(line: str, what: str = "listening") -> tuple[str, int] | None:
     """Host and port from such a line; None for any other line."""
-    if not line.startswith(PREFIX):
+    if not line.startswith(f"{what} "):
         return None
-    host, _, port = line.removeprefix(PREFIX).strip().rpartition(":")
+    host, _, port = line.removeprefix(f"{what} ").strip().rpartition(":")
     return (host, int(port)) if host and port.isdigit() else None

@@ -1,9 +1,8 @@
-"""The demo's line to the simulated wearables: one request and one answer a line of JSON, over a Unix socket."""
+"""The demo's line to the simulated wearables: one request and one answer a line of JSON, over a socket."""
 
 import asyncio
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ class WearableTruth:
     """What the simulator says of one wearable: samples made so far, and of these acknowledged by the gateway."""
 
     name: str
+    address: str
     session: str
     made: int
     acknowledged: int
@@ -25,12 +25,12 @@ class WearableTruth:
 
 
 class SimulatorControl:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
-        self._streams = await asyncio.open_unix_connection(str(self._path))
+        self._streams = await asyncio.open_connection(*self._address)
         return self
 
     async def __aexit__(
@@ -55,7 +55,7 @@ class SimulatorControl:
 
     async def status(self) -> tuple[WearableTruth, ...]:
         return tuple(
-            WearableTruth(w["name"], w["session"], w["made"], w["acked"], w["connected"], w["finished"])
+            WearableTruth(w["name"], w["address"], w["session"], w["made"], w["acked"], w["connected"], w["finished"])
             for w in (await self._ask("status"))["wearables"]
         )
 

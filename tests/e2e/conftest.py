@@ -1,0 +1,210 @@
+"""One path of real processes: simulator, broker, proxy, daemon, subscriber. Fixtures that start them.
+
+Every wait is on a condition with a deadline; a process that ends by itself meanwhile fails the test at once.
+"""
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli.demo import demo_bundle
+from gateway.demo import arrange
+from gateway.demo.announce import announced
+from gateway.demo.arrange import Broker, Files
+from gateway.demo.processes import Child, Children
+from gateway.demo.simulator import SimulatorControl, WearableTruth
+
+READY_WITHIN_S = 60.0
+POLL_S = 0.1
+GATEWAY_ID = "under-test"
+
+
+@dataclass
+class Path_:
+    """A path under test. Whatever it starts is ended with the fixture."""
+
+    files: Files
+    children: Children
+    watched: list[Child] = field(default_factory=list)
+    time: str = ""
+    control: SimulatorControl | None = None
+    radio: tuple[str, int] = ("", 0)
+    daemon: Child | None = None
+
+    async def until(self, condition: Callable[[], bool], within_s: float, what: str) -> None:
+        for _ in range(int(within_s / POLL_S)):
+            for child in [*self.watched, *([self.daemon] if self.daemon else [])]:
+                child.must_live()
+            if condition():
+                return
+            await asyncio.sleep(POLL_S)
+        pytest.fail(f"{what}: not within {within_s:g} s; {self.status()}")
+
+    async def embedded_broker(self, username: str = "", password: str = "") -> Broker:
+        argv = ("-m", "gateway.demo.broker", *(("--username", username) if username else ()))
+        child = await self.children.start("broker", argv, {"FIDGET_BROKER_PASSWORD": password})
+        self.watched.append(child)
+        return Broker(*await child.says(announced, READY_WITHIN_S), username, password)
+
+    async def subscribe(self, broker: Broker) -> None:
+        argv = arrange.subscriber_argv(self.files, GATEWAY_ID, broker)
+        child = await self.children.start("subscriber", argv, {"FIDGET_BROKER_PASSWORD": broker.password})
+        self.watched.append(child)
+        await child.says(lambda line: line if line.startswith("subscribed") else None, READY_WITHIN_S)
+
+    async def simulate(self, speed: float, duration_s: float, names: Sequence[str], *recording: Path) -> None:
+        """duration_s: of device time."""
+        self.time = arrange.simulated_time(speed)
+        arrange.write_scenario(self.files, names, ("sitting", "hand_tapping", "nail_biting"), duration_s, recording)
+        child = await self.children.start("simulator", arrange.simulator_argv(self.files, self.time))
+        self.watched.append(child)
+        at = await child.says(lambda line: announced(line, "control"), READY_WITHIN_S)
+        self.radio = await child.says(announced, READY_WITHIN_S)
+        self.control = SimulatorControl(*at)
+        await self.control.__aenter__()
+
+    async def configure(self, broker: Broker, bundle: Path, **settings: dict[str, object]) -> None:
+        assert self.control is not None
+        arrange.write_configuration(
+            self.files,
+            gateway_id=GATEWAY_ID,
+            bundle=bundle,
+            radio=self.radio,
+            broker=broker,
+            wearables=await self.control.status(),
+            settings=settings,
+        )
+
+    async def start_daemon(self) -> None:
+        self.daemon = await self.children.start("daemon", arrange.daemon_argv(self.files, self.time))
+
+    async def kill_daemon(self) -> None:
+        assert self.daemon is not None
+        self.daemon.must_live()
+        await self.daemon.kill()
+        self.daemon = None
+
+    async def made(self) -> tuple[WearableTruth, ...]:
+        assert self.control is not None
+        return await self.control.status()
+
+    async def sampling_over(self, within_s: float) -> tuple[WearableTruth, ...]:
+        """When every wearable has played all of it."""
+        made = await self.made()
+        for _ in range(int(within_s / POLL_S)):
+            if all(wearable.finished for wearable in made):
+                return made
+            for child in self.watched:
+                child.must_live()
+            await asyncio.sleep(POLL_S)
+            made = await self.made()
+        pytest.fail(f"still sampling after {within_s:g} s: {made}")
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What the subscriber has written, whole lines only."""
+        lines = self.files.received.read_text().splitlines(keepends=True) if self.files.received.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """The prediction events received, repeats included."""
+        return [m["event"] for m in self.messages() if m["topic"].endswith("/prediction")]
+
+    def prediction_ids(self) -> set[tuple[str, str]]:
+        """(source, id without its derivation) of the predictions; there must be a single derivation."""
+        split = {(event["source"], *event["id"].rsplit("-", 1)) for event in self.predictions()}
+        assert len({derivation for _, _, derivation in split}) <= 1
+        return {(source, key) for source, key, _ in split}
+
+    def status(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.files.status.read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    """The demo's own."""
+    return demo_bundle()
+
+
+@pytest.fixture(scope="session")
+def real_bundle(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model, converted now."""
+    folder = tmp_path_factory.mktemp("converted") / "bundle"
+    model, scaler = real_data / "model" / "pretrained_1dcnn_bilstm.keras", real_data / "model" / "config.json"
+    words = ("convert", str(model), "--scaler", str(scaler), "--out", str(folder), "--variants", "float32")
+    program = "from converter.cli import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Mosquitto:
+    """A mosquitto that keeps its sessions over a restart on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self, more: str = "allow_anonymous true\n") -> None:
+        file = self._folder / "mosquitto.conf"
+        file.write_text(
+            f"listener {self.port} 127.0.0.1\n{more}persistence true\npersistence_location {self._folder}/\n"
+            "max_queued_messages 0\n"
+        )
+        log = (self._folder / "mosquitto.log").open("ab")
+        binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        self._process = subprocess.Popen([binary, "-c", str(file)], stdout=log, stderr=log)
+        for _ in range(100):
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                await asyncio.sleep(POLL_S)
+            else:
+                writer.close()
+                return
+        pytest.fail(f"mosquitto does not listen: {(self._folder / 'mosquitto.log').read_text()}")
+
+    def terminate(self) -> None:
+        """SIGTERM, and waits; its sessions are on disk then."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    if not (shutil.which("mosquitto") or Path("/usr/sbin/mosquitto").is_file()):
+        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    folder = tmp_path / "mosquitto"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)  # it drops to its own user where it is started by root
+    broker = Mosquitto(folder)
+    yield broker
+    broker.terminate()
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> AsyncIterator[Path_]:
+    async with Children(tmp_path) as children:
+        under_test = Path_(Files(tmp_path), children)
+        try:
+            yield under_test
+        finally:
+            if under_test.control is not None:
+                await under_test.control.__aexit__(None, None, None)

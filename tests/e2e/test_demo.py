@@ -1,0 +1,105 @@
+"""`gateway demo` as a person runs it without a terminal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHORT = ("--duration", "20", "--plain")
+
+
+def demo(*options: str, within_s: float = 90) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", "demo", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=within_s)
+
+
+def strays(folder: Path) -> list[str]:
+    """Processes that name the folder in their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words and int(process.name) != os.getpid():
+            found.append(words)
+    return found
+
+
+def test_it_breaks_recovers_and_adds_up_and_a_doctored_file_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    done = demo(*SHORT, "--keep", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stdout.splitlines()
+    assert told[-1] == "Every number adds up."
+    assert [line for line in told if line.startswith("FAULT: ")][:2] == [
+        "FAULT: right goes out of range",
+        "FAULT: the way to the broker is cut",
+    ]
+    assert sum(line.startswith("FAULT: kill -9 of the daemon") for line in told) == 1
+    assert sum(line.startswith("recovered: ") for line in told) == 3, done.stdout
+    assert strays(folder) == []
+
+    again = [sys.executable, "-m", "gateway.demo.account", str(folder)]
+    account = subprocess.run(again, capture_output=True, text=True, timeout=30)
+    assert account.returncode == 0
+    assert account.stdout.splitlines()[-1] == "Every number adds up."
+    received = folder / "received.jsonl"
+    lines = received.read_text().splitlines(keepends=True)
+    lost = next(line for line in lines if json.loads(line)["topic"].endswith("/left/prediction"))
+    lost_id = json.loads(lost)["event"]["id"]
+    received.write_text("".join(line for line in lines if lost_id not in line))
+    account = subprocess.run(again, capture_output=True, text=True, timeout=30)
+    assert account.returncode == 1
+    assert f"committed but never received: event {lost_id}" in account.stdout
+
+
+@pytest.mark.mosquitto
+async def test_a_broker_that_keeps_messages_back_is_found_out(mosquitto: Any, tmp_path: Path) -> None:
+    access = tmp_path / "mosquitto" / "access"
+    access.write_text("topic write #\ntopic read fidget/v1/+/left/#\n")  # whatever is of right never arrives
+    access.chmod(0o644)
+    await mosquitto.start(f"allow_anonymous true\nacl_file {access}\n")
+    done = demo("--duration", "10", "--faults", "none", "--plain", "--broker", f"127.0.0.1:{mosquitto.port}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "It does not add up:" in done.stdout
+    assert "due but not received: window 0 of right" in done.stdout
+    assert "of left" not in done.stdout
+
+
+@pytest.mark.mosquitto
+async def test_a_broker_that_refuses_the_password_is_told_in_one_line(mosquitto: Any, tmp_path: Path) -> None:
+    passwords = tmp_path / "mosquitto" / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "ada", "right"], check=True)  # noqa: ASYNC221
+    passwords.chmod(0o644)
+    await mosquitto.start(f"allow_anonymous false\npassword_file {passwords}\n")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong\n")
+    where = ("--broker", f"127.0.0.1:{mosquitto.port}")
+    done = demo("--plain", *where, "--username", "ada", "--password-file", str(wrong))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines()[0] == f"error: broker 127.0.0.1:{mosquitto.port} refused: Not authorized"
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_still_takes_the_account_and_a_second_one_aborts(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    command = [sys.executable, "-m", "gateway", "demo", "--plain", "--keep", str(folder), "--faults", "none"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert running.stdout is not None
+    told = []
+    for line in running.stdout:
+        told.append(line.rstrip())
+        if "| daemon running" in line and "streaming" in line and told[-1].startswith("  10"):
+            break
+    running.send_signal(signal.SIGINT)
+    rest = running.stdout.read()
+    assert running.wait(60) == 0, "\n".join(told) + rest
+    assert "sampling stops" in rest
+    assert "Every number adds up." in rest
+    assert strays(folder) == []

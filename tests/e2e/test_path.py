@@ -1,0 +1,134 @@
+"""Nothing is lost and nothing comes twice, whatever breaks: against an oracle that sees only the samples made."""
+
+import asyncio
+import csv
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.arrange import Broker
+from gateway.demo.proxy import CuttingProxy
+
+SEED = 20250324
+
+
+def due_ids(made: Any) -> set[tuple[str, str]]:
+    """(source, id without its derivation) of each prediction that the samples made ask for: windows of 200 samples,
+    one every 100, from sample 0 of each session."""
+    return {
+        (f"urn:fidget:wearable:{wearable.name}", f"{wearable.session}-{first // 100}")
+        for wearable in made
+        for first in range(0, wearable.made, 100)
+        if first + 200 <= wearable.made
+    }
+
+
+async def arrives_exactly(path: Any, made: Any, within_s: float) -> None:
+    """All that is due is received; then, once nothing waits any more, nothing else is."""
+    due = due_ids(made)
+    assert due
+    await path.until(lambda: path.prediction_ids() >= due, within_s, "every window due is received")
+    assert path.prediction_ids() == due
+
+
+@pytest.mark.real_data
+async def test_the_real_recording_arrives_as_gateway_score_predicts_it(
+    path: Any, real_data: Path, real_bundle: Path, tmp_path: Path
+) -> None:
+    recording = sorted((real_data / "recording").glob("*.xlsx"))
+    await path.simulate(80, 3600.0, ["watch"], *recording)
+    broker = await path.embedded_broker()
+    await path.subscribe(broker)
+    await path.configure(broker, real_bundle)
+    await path.start_daemon()
+    (made,) = await path.sampling_over(90)
+    await arrives_exactly(path, [made], 30)
+
+    scored = tmp_path / "scored.csv"
+    score = (
+        "-m",
+        "gateway",
+        "score",
+        str(path.files.truth("watch")),
+        "--bundle",
+        str(real_bundle),
+        "--out",
+        str(scored),
+    )
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, *score], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(scored.open()))
+    assert len(rows) == len(path.prediction_ids())
+    for event in path.predictions():
+        for window in event["data"]["windows"]:
+            row = rows[window["number"]]
+            for label, probability in window["probabilities"].items():
+                assert abs(probability - float(row[f"p_{label}"])) <= 1e-5, (window["number"], label)
+
+
+async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_nothing(path: Any, bundle: Path) -> None:
+    chance = random.Random(SEED)
+    await path.simulate(20, 1500.0, ["left", "right"])
+    broker = await path.embedded_broker()
+    await path.subscribe(broker)
+    async with CuttingProxy(broker.host, broker.port) as proxy:
+        await path.configure(Broker(*proxy.address), bundle, store={"commit_interval_s": 0.5})
+        await path.start_daemon()
+        for kill in range(20):
+            await asyncio.sleep(chance.uniform(0.2, 4.0))
+            await path.kill_daemon()
+            match kill:
+                case 5:
+                    proxy.cut()
+                case 9:
+                    proxy.heal()
+                case 11:
+                    await path.control.out_of_range("left", on=True)
+                case 14:
+                    await path.control.out_of_range("left", on=False)
+            await path.start_daemon()
+        made = await path.sampling_over(60)
+        await arrives_exactly(path, made, 60)
+
+
+@pytest.mark.mosquitto
+async def test_mosquitto_stopped_and_back_loses_nothing(path: Any, mosquitto: Any, bundle: Path) -> None:
+    await mosquitto.start()
+    broker = Broker("127.0.0.1", mosquitto.port)
+    await path.subscribe(broker)
+    assert "MQTT 5" in (path.files.folder / "subscriber.log").read_text()
+    await path.simulate(20, 400.0, ["left", "right"])
+    await path.configure(broker, bundle)
+    await path.start_daemon()
+    await path.until(lambda: len(path.prediction_ids()) >= 20, 60, "predictions come")
+    mosquitto.terminate()
+    await path.until(
+        lambda: (status := path.status()) is not None and status["events"]["waiting"] > 10, 30, "events wait"
+    )
+    await mosquitto.start()
+    made = await path.sampling_over(60)
+    await arrives_exactly(path, made, 30)
+
+
+async def test_a_refused_password_stops_nothing_but_the_publishing(path: Any, bundle: Path) -> None:
+    broker = await path.embedded_broker("ada", "right")
+    await path.simulate(20, 120.0, ["left"])
+    await path.configure(Broker(broker.host, broker.port, "ada", "wrong"), bundle)
+    await path.start_daemon()
+    (made,) = await path.sampling_over(60)
+    await path.until(
+        lambda: (status := path.status()) is not None and status["events"]["waiting"] >= len(due_ids([made])),
+        30,
+        "all that is due is in the event log",
+    )
+    status = path.status()
+    assert not status["broker"]["connected"]
+    assert "refused" in status["broker"]["state"]
+    check = ("-m", "gateway", "check", "--config", str(path.files.configuration), "--connect")
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, *check], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
