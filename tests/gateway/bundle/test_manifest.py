@@ -1,0 +1,78 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gateway.bundle.manifest import Manifest, bundle_digest, is_signed_axes
+
+REFUSED = [  # what it shows, the change, words of the message
+    ("labels that stand twice", {"labels": ["a", "a"]}, "labels must differ"),
+    ("one label", {"labels": ["a"]}, "labels"),
+    ("units for other channels", {"units": ["m/s^2"]}, "units must have one entry for each of the 2 channels"),
+    ("a default that is not there", {"default_variant": "int4"}, "default_variant must be one of float32, dynamic"),
+    ("a mirrored name in the frame", {"frame": "x,x,z"}, "frame must name each of x, y and z once"),
+    ("an unknown key", {"lables": []}, "lables"),
+    ("no window", {"window": 0}, "window"),
+    ("a rate that is no number", {"rate_hz": float("nan")}, "rate_hz"),
+    ("a zero scale", {"preprocessing": {"mean": [0, 0], "scale": [1, 0], "source_sha256": "0" * 64}}, "above 0"),
+    (
+        "a scale short of a channel",
+        {"preprocessing": {"mean": [0, 0], "scale": [1], "source_sha256": "0" * 64}},
+        "scale",
+    ),
+    (
+        "a card outside of the bundle",
+        {"model_card": {"file": "../card", "sha256": "0" * 64, "size": 1}},
+        "model_card.file",
+    ),
+]
+
+
+@pytest.mark.parametrize(("shows", "change", "words"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_a_manifest_that_contradicts_itself_is_refused(shows, change, words, content):
+    with pytest.raises(ValidationError, match=words):
+        Manifest.model_validate(content(**change))
+
+
+def test_quantiles_of_a_drift_reference_ascend(content):
+    feature = {"count": 9, "mean": 0, "std": 1, "min": -1, "max": 1}
+    good = {"ax_mean": {**feature, "quantiles": [[0.01, -1.0], [0.5, 0.0], [0.99, 1.0]]}}
+    assert Manifest.model_validate(content(drift_reference=good)).drift_reference["ax_mean"].quantiles[1] == (0.5, 0.0)
+    bad = {"ax_mean": {**feature, "quantiles": [[0.5, 1.0], [0.9, 0.0]]}}
+    with pytest.raises(ValidationError, match="quantiles must ascend"):
+        Manifest.model_validate(content(drift_reference=bad))
+
+
+def test_signed_axes_are_the_48_signed_permutations_and_nothing_else():
+    signed = [sign + axis for sign in ("", "-") for axis in "xyz"]
+    every = [",".join(three) for three in itertools.product(signed, repeat=3)]
+    assert sum(map(is_signed_axes, every)) == 48
+    for text in ("", "x,y", "x,y,z,x", "x,y,w", "x y z", "--x,y,z", "X,y,z"):
+        assert not is_signed_axes(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3).filter(lambda key: key != "digest"), JSON, max_size=4))
+def test_the_digest_ignores_the_order_of_keys_and_itself(content):
+    backwards = dict(reversed(content.items()))
+    try:
+        digest = bundle_digest(content)
+    except UnicodeEncodeError:  # half a surrogate pair is no text
+        return
+    assert bundle_digest(backwards | {"digest": "anything"}) == digest
+    assert bundle_digest(content | {"digest_": 0}) != digest
+
+
+def test_the_digest_is_that_of_the_canonical_text():
+    """`printf '{"a":[1,2.5],"b":"é"}' | sha256sum`"""
+    assert (
+        bundle_digest({"b": "é", "a": [1, 2.5]}) == "2071e5952e3110d79f01f374bf90abe7fc01cf116fd0a40af0ab60d3f9a99f8d"
+    )

@@ -1,0 +1,69 @@
+"""A small network with the reference's kinds of layers and random weights, in a real bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.layers import Conv1d, Dense, Flatten, Lstm, LstmCell
+from converter.lowering import WeightFormat, lower
+from gateway.bundle import Bundle, Manifest, write_bundle
+from gateway.bundle.writing import member
+
+LABELS = ("sitting", "smoking", "nail_biting")
+WINDOW = 40
+PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p99": 0.0, "dp_mean": 0.0}
+
+
+def small_network() -> list[Conv1d | Lstm | Flatten | Dense]:
+    rng = np.random.default_rng(7)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(0, 1 / np.sqrt(shape[-2] if len(shape) > 1 else 1), shape)
+
+    cells = [LstmCell(weights(8, 24), weights(6, 24), weights(24)) for _ in range(2)]
+    return [
+        Conv1d(weights(2, 6, 8), weights(8), "relu"),
+        Lstm(*cells, sequences=True),
+        Flatten(WINDOW - 1),
+        Dense(weights(12 * (WINDOW - 1), 3), weights(3), "softmax"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def models() -> dict[str, bytes]:
+    """.tflite files by the name of their variant."""
+    return {kind.value: lower(small_network(), window=WINDOW, channels=6, weights=kind) for kind in WeightFormat}
+
+
+def write(path: Path, models: dict[str, bytes], **changes: object) -> Bundle:
+    files = {f"{name}.tflite": content for name, content in models.items()} | {"model_card.md": b"# Random weights\n"}
+    content: dict[str, object] = {
+        "model": {"name": "small", "architecture": ["Conv1D", "Bidirectional", "Dense"], "keras_sha256": "0" * 64},
+        "labels": LABELS,
+        "window": WINDOW,
+        "hop": WINDOW // 2,
+        "rate_hz": 50.0,
+        "channels": ["Ax", "Ay", "Az", "Gx", "Gy", "Gz"],
+        "units": ["m/s^2"] * 3 + ["deg/s"] * 3,
+        "preprocessing": {"mean": [0] * 6, "scale": [1] * 6, "source_sha256": "0" * 64},
+        "variants": {
+            name: {**member(f"{name}.tflite", data).model_dump(), "parity": PARITY, "operators": {}}
+            for name, data in models.items()
+        },
+        "default_variant": "float32",
+        "model_card": member("model_card.md", files["model_card.md"]).model_dump(),
+        "provenance": {"converter_version": "0", "libraries": {}},
+    }
+    return write_bundle(path, Manifest.model_validate(content | changes), files)
+
+
+@pytest.fixture
+def write_small(tmp_path, models):
+    """write_small(models=..., field=value): a bundle with other members or another manifest."""
+    return lambda models=models, **changes: write(tmp_path / "changed", models, **changes)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory, models) -> Bundle:
+    return write(tmp_path_factory.mktemp("inference") / "small", models)
