@@ -11,10 +11,14 @@ DIR holds account.json: {"window", "hop", "database", "received", "wearables": [
 "acknowledged"}]}, paths relative to DIR; "made" and "acknowledged" are the simulator's own counts.
 """
 
+import argparse
 import json
+import sqlite3
 import struct
-from collections import Counter
-from collections.abc import Iterable
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,3 +241,65 @@ def read_received(lines: Iterable[str]) -> tuple[Received, ...]:
         windows = windows_of(event, wearable) if kind == "prediction" else ()
         messages.append(Received(EventId(event["source"], event["id"]), kind, windows))
     return tuple(messages)
+
+
+def read_journal(database: sqlite3.Connection, sessions: dict[tuple[str, int], str]) -> dict[tuple[str, str], int]:
+    """Samples that the gateway holds. sessions: the 64-bit session for a wearable and its low 16 bits."""
+    spans: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for wearable, payload in database.execute("SELECT wearable, payload FROM journal WHERE kind = 'frame'"):
+        span = frame_span(payload)
+        if span is not None:
+            session16, first, end = span
+            spans[wearable, sessions.get((wearable, session16), f"{session16:04x}")].append((first, end))
+    return {key: samples_covered(parts) for key, parts in spans.items()}
+
+
+def read_committed(database: sqlite3.Connection) -> tuple[Committed, ...]:
+    """The event log; acknowledged is what every destination's cursor has passed."""
+    cursors = [(position, set(json.loads(beyond))) for position, beyond in database.execute(_CURSORS)]
+    rows = []
+    for seq, kind, wearable, source, event_id, payload in database.execute(_EVENTS):
+        windows = windows_of(json.loads(payload), wearable) if kind == "prediction" else ()
+        acknowledged = bool(cursors) and all(seq <= position or seq in beyond for position, beyond in cursors)
+        rows.append(Committed(EventId(source, event_id), kind, acknowledged, windows))
+    return tuple(rows)
+
+
+_CURSORS = "SELECT position, beyond FROM cursors"
+_EVENTS = "SELECT seq, kind, wearable, source, id, payload FROM events ORDER BY seq"
+
+
+def read_evidence(file: Path) -> Evidence:
+    """From account.json and the files that it names. Raises OSError, ValueError, TypeError, KeyError or sqlite3.Error where they are not that."""
+    listed, folder = json.loads(file.read_text()), file.parent
+    made = tuple(
+        Made(w["id"], w["session"], truth_rows(folder / w["truth"]), w["made"], w["acknowledged"])
+        for w in listed["wearables"]
+    )
+    sessions = {(m.wearable, int(m.session, 16) & 0xFFFF): m.session for m in made}
+    journal: dict[tuple[str, str], int] = {}
+    committed: tuple[Committed, ...] = ()
+    path = folder / listed["database"]
+    if path.exists():
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            journal, committed = read_journal(database, sessions), read_committed(database)
+    received = folder / listed["received"]
+    lines = received.read_text().splitlines(keepends=True) if received.exists() else []
+    return Evidence(listed["window"], listed["hop"], made, journal, committed, read_received(lines))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo.account", description="Take a kept demo's account.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what `gateway demo --keep DIR` left")
+    folder = parser.parse_args(argv).folder
+    try:
+        account = take(read_evidence(folder / "account.json"))
+    except (OSError, ValueError, TypeError, KeyError, sqlite3.Error) as error:
+        print(f"error: {folder}: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(account.lines()))
+    return 0 if account.adds_up else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

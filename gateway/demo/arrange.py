@@ -9,8 +9,6 @@ from pathlib import Path
 
 from gateway.demo.simulator import WearableTruth
 
-SIMULATOR = "from firmware_sim.cli import main; raise SystemExit(main())"
-"""The `firmware-sim` command, wherever its script is installed."""
 ACTIVITY_S = 20.0
 """Of device time that a simulated wearer keeps to one activity."""
 MOUNTING = "x,y,z"
@@ -97,7 +95,7 @@ def write_scenario(
 
 def simulator_argv(files: Files, sim_time: str) -> tuple[str, ...]:
     listen = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
-    return ("-c", SIMULATOR, "run", *listen, "--scenario", str(files.scenario), "--time", sim_time)
+    return ("-m", "firmware_sim", "run", *listen, "--scenario", str(files.scenario), "--time", sim_time)
 
 
 def write_configuration(

@@ -166,9 +166,7 @@ class Mosquitto:
             f"listener {self.port} 127.0.0.1\n{more}persistence true\npersistence_location {self._folder}/\n"
             "max_queued_messages 0\n"
         )
-        log = (self._folder / "mosquitto.log").open("ab")
-        binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-        self._process = subprocess.Popen([binary, "-c", str(file)], stdout=log, stderr=log)
+        self._launch(file)
         for _ in range(100):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -178,6 +176,11 @@ class Mosquitto:
                 writer.close()
                 return
         pytest.fail(f"mosquitto does not listen: {(self._folder / 'mosquitto.log').read_text()}")
+
+    def _launch(self, file: Path) -> None:
+        binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        with (self._folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen([binary, "-c", str(file)], stdout=log, stderr=log)
 
     def terminate(self) -> None:
         """SIGTERM, and waits; its sessions are on disk then."""

@@ -2,7 +2,10 @@
 
 import ast
 import json
+import sqlite3
+import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,3 +209,77 @@ def test_the_account_imports_nothing_of_the_gateway() -> None:
     modules += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
     assert modules
     assert not [name for name in modules if name.split(".")[0] in {"gateway", "firmware_sim", "converter", "numpy"}]
+
+
+def frame(session: int, first: int, count: int) -> bytes:
+    """docs/reference-profile.md, "Frame"."""
+    return struct.pack("<BBBBHHII", 0x10, 3, count, 1, 0, session & 0xFFFF, first, 0) + bytes(12 * count)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The files that a sound run of one wearable leaves: 300 samples, two windows."""
+    (tmp_path / "truth.csv").write_text("timestamp_s,Ax,Ay,Az,Gx,Gy,Gz\n" + "0,0,0,9.81,0,0,0\n" * 300)
+    wearable = {"id": "left", "session": LEFT, "truth": "truth.csv", "made": 300, "acknowledged": 300}
+    content = {"window": 200, "hop": 100, "database": "gateway.db", "received": "received.jsonl"}
+    (tmp_path / "account.json").write_text(json.dumps(content | {"wearables": [wearable]}))
+    events = [
+        {"source": "s", "id": f"{LEFT}-{n}-d", "data": {"session": LEFT, "windows": [{"number": n}]}} for n in range(2)
+    ]
+    (tmp_path / "received.jsonl").write_text("".join(received_line("prediction", event) for event in events))
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as database, database:
+        for statement in TABLES:
+            database.execute(statement)
+        frames = [frame(int(LEFT, 16), first, 60) for first in (0, 60, 180, 120, 240, 60)]  # out of order, one twice
+        database.executemany("INSERT INTO journal VALUES ('left', 'frame', ?)", [(payload,) for payload in frames])
+        database.execute("INSERT INTO journal VALUES ('left', 'info', x'01')")
+        rows = [(n + 1, "prediction", "left", e["source"], e["id"], json.dumps(e)) for n, e in enumerate(events)]
+        database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO cursors VALUES ('broker', 0, '[1, 2]')")
+    return tmp_path
+
+
+TABLES = (
+    "CREATE TABLE journal (wearable, kind, payload)",
+    "CREATE TABLE events (seq, kind, wearable, source, id, payload)",
+    "CREATE TABLE cursors (destination, position, beyond)",
+)
+
+
+def test_a_kept_run_can_be_accounted_for_again(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert account.main([str(kept)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Every number adds up."
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DELETE FROM journal WHERE rowid = 3", "left: 300 samples made, 240 in the gateway's journal"),
+        ("DELETE FROM events WHERE seq = 2", "due but not inferred: window 1 of left"),
+        ("UPDATE cursors SET beyond = '[1]'", f"not acknowledged by the broker: event {LEFT}-1-d"),
+        ("DELETE FROM cursors", f"not acknowledged by the broker: event {LEFT}-0-d, event {LEFT}-1-d"),
+    ],
+)
+def test_a_doctored_database_is_found_out(
+    kept: Path, capsys: pytest.CaptureFixture[str], statement: str, told: str
+) -> None:
+    with closing(sqlite3.connect(kept / "gateway.db")) as database, database:
+        database.execute(statement)
+    assert account.main([str(kept)]) == 1
+    assert told in capsys.readouterr().out
+
+
+def test_a_gateway_that_never_began_is_a_loss_and_no_traceback(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (kept / "gateway.db").unlink()
+    assert account.main([str(kept)]) == 1
+    assert "left: 300 samples made, 0 in the gateway's journal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"window": 200}'])
+def test_a_folder_that_no_demo_left_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    if content:
+        (tmp_path / "account.json").write_text(content)
+    assert account.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: ")
