@@ -80,7 +80,7 @@ class Pipeline:
         self._steps: deque[_Step] = deque()
         self._stepped = asyncio.Event()
         self._acknowledgements: deque[Acknowledge] = deque()
-        self._deliver: Callable[[Event], None] = lambda event: None
+        self._deliver: Callable[[Event], None] = lambda _: None
 
     def attach(self, deliver: Callable[[Event], None]) -> None:
         """Connects the conversation that acknowledgements and credit go to, and tells it what is durable already."""
@@ -172,7 +172,7 @@ class Pipeline:
         probabilities = await self._infer(np.stack([window.values for window in batch]))
         for window, row in zip(batch, probabilities, strict=True):
             self._steps.popleft()
-            answer = self._events.answer(window, row)
+            answer = self._events.answer(row)
             self._progress.add_window(window.session, window.number)
             self._submit(self._events.prediction(window, answer))
             self.shown.answer = answer

@@ -1,13 +1,200 @@
-"""Finished events from what a stream gives."""
+"""Finished events, to the byte, from what a stream gives. Pure: the time is that of the journal row behind it."""
 
-from typing import Protocol
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from gateway import events
+from gateway.clock import Instant
+from gateway.motion.clockfit import Label
 from gateway.motion.samples import Float32
 from gateway.store.rows import LoggedEvent
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
-class Answer: ...
-class EventMaker(Protocol):
-    def answer(self, window: WindowReady, probabilities: Float32) -> Answer: ...
-    def prediction(self, window: WindowReady, answer: Answer) -> LoggedEvent: ...
-    def drift(self, ready: DriftReady) -> LoggedEvent: ...
-    def state(self, ready: StateReady, counters: Counters) -> LoggedEvent: ...
+PIPELINE_VERSION = 1
+"""Raised whenever the same journal gives other windows or other answers."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of one window. activity: its top class; reasons: why it should not be relied on."""
+
+    activity: str
+    confidence: float
+    probabilities: dict[str, float]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What answers: a bundle's digest, the variant that runs, its labels in the order of its outputs, its windows."""
+
+    bundle: str
+    variant: str
+    labels: tuple[str, ...]
+    window: int
+    hop: int
+    rate_hz: float
+
+
+def derivation_digest(model: Model, settings: dict[str, object]) -> str:
+    """12 hex digits that change with whatever changes an answer: bundle, variant, settings, pipeline."""
+    content = {"model": asdict(model), "settings": settings, "pipeline": PIPELINE_VERSION}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class EventMaker:
+    """Of one wearable. frame_known: its mounting is, so that its axes mean what the model's mean."""
+
+    gateway: str
+    wearable: str
+    wearer: str | None
+    topic_prefix: str
+    model: Model
+    derivation: str
+    frame_known: bool
+
+    def answer(self, probabilities: Float32) -> Answer:
+        """probabilities: (labels,), in the order of the model's."""
+        by_label = {label: float(p) for label, p in zip(self.model.labels, probabilities, strict=True)}
+        activity = max(by_label, key=by_label.__getitem__)
+        return Answer(activity, by_label[activity], by_label, () if self.frame_known else ("frame_unknown",))
+
+    def prediction(self, window: WindowReady, answer: Answer) -> LoggedEvent:
+        model = self.model
+        record = events.WindowRecord(
+            number=window.number,
+            start_s=window.number * model.hop / model.rate_hz,
+            time=sample_utc(window.taken, window.at),
+            uncertainty_s=window.taken.uncertainty_ns / 1e9 if window.taken and window.at.utc_synced else None,
+            decision="uncertain" if answer.reasons else "activity",
+            reasons=answer.reasons,
+            activity=answer.activity,
+            confidence=round(answer.confidence, 7),
+            probabilities={label: round(p, 7) for label, p in answer.probabilities.items()},
+            quality=events.Quality(interpolated=window.interpolated / model.window, saturated=window.saturated),
+        )
+        data = events.PredictionData(
+            session=f"{window.session:016x}",
+            windows=(record,),
+            window=model.window,
+            hop=model.hop,
+            rate_hz=model.rate_hz,
+            bundle=model.bundle,
+            variant=model.variant,
+            derivation=self.derivation,
+        )
+        event = events.Prediction(
+            id=events.prediction_id(window.session, window.number, self.derivation),
+            source=events.wearable_source(self.wearable),
+            subject=self.wearer,
+            time=utc(window.at),
+            gateway=self.gateway,
+            boot=window.at.boot_id,
+            monons=str(window.at.mono_ns),
+            sequence=f"{window.number:010d}",
+            data=data,
+        )
+        return self._logged("prediction", event, window.at)
+
+    def drift(self, ready: DriftReady) -> LoggedEvent:
+        summary = ready.summary
+        features = {
+            name: events.FeatureDrift(
+                sketch=f.sketch, min=f.minimum, max=f.maximum, mean=f.mean, shift=f.shift, distance=f.distance
+            )
+            for name, f in summary.features.items()
+        }
+        data = events.DriftData(
+            session=f"{ready.session:016x}",
+            start_s=summary.start_s,
+            end_s=summary.end_s,
+            windows=summary.windows,
+            bundle=self.model.bundle,
+            features=features,
+        )
+        event = events.Drift(
+            id=events.drift_id(ready.session, summary.start_s),
+            source=events.wearable_source(self.wearable),
+            subject=self.wearer,
+            time=utc(ready.at),
+            gateway=self.gateway,
+            boot=ready.at.boot_id,
+            monons=str(ready.at.mono_ns),
+            data=data,
+        )
+        return self._logged("drift", event, ready.at)
+
+    def state(self, ready: StateReady, counters: Counters) -> LoggedEvent:
+        device = ready.device
+        data = events.WearableState(
+            link="connected" if ready.connected else "disconnected",
+            firmware=device and device.firmware,
+            battery_percent=device and device.battery_percent,
+            ring_held=device and device.ring_held,
+            ring_capacity=device and device.ring_capacity,
+            ring_overwritten=device and device.overwritten,
+            windows=counters.windows,
+            windows_broken=counters.broken,
+            samples_interpolated=counters.interpolated,
+            samples_lost=counters.lost_samples,
+            frames_malformed=counters.malformed,
+        )
+        event = events.State(
+            id=f"{self.gateway}-{ready.row}",
+            source=events.wearable_source(self.wearable),
+            subject=self.wearer,
+            time=utc(ready.at),
+            gateway=self.gateway,
+            boot=ready.at.boot_id,
+            monons=str(ready.at.mono_ns),
+            data=data,
+        )
+        return self._logged("state", event, ready.at)
+
+    def _logged(self, kind: str, event: events.Event, at: Instant) -> LoggedEvent:
+        topic = events.topic_of(self.topic_prefix, self.gateway, self.wearable, kind)
+        return logged(kind, self.wearable, event, topic, at, retain=kind == "state")
+
+
+def logged(
+    kind: str, wearable: str | None, event: events.Event, topic: str, at: Instant, *, retain: bool
+) -> LoggedEvent:
+    """The event as the log holds it."""
+    return LoggedEvent(
+        kind, wearable, event.source, event.id, topic, events.encode(event), at.utc_ns, at.boot_id, retain
+    )
+
+
+def clock_event(gateway: str, topic_prefix: str, at: Instant, uncertainty_ns: int) -> LoggedEvent:
+    """What this boot's monotonic time is in UTC, as known now."""
+    event = events.Clock(
+        id=f"{at.boot_id}-{at.mono_ns}",
+        source=events.gateway_source(gateway),
+        time=utc(at),
+        gateway=gateway,
+        boot=at.boot_id,
+        monons=str(at.mono_ns),
+        data=events.ClockData(boot=at.boot_id, offset_ns=at.utc_ns - at.mono_ns, uncertainty_ns=uncertainty_ns),
+    )
+    topic = events.topic_of(topic_prefix, gateway, None, "clock")
+    return logged("clock", None, event, topic, at, retain=False)
+
+
+def utc(at: Instant) -> str | None:
+    """RFC 3339, ms; None while the clock is not trusted."""
+    return rfc3339(at.utc_ns) if at.utc_synced else None
+
+
+def sample_utc(taken: Label | None, at: Instant) -> str | None:
+    if taken is None or not at.utc_synced:
+        return None
+    return rfc3339(at.utc_ns + taken.mono_ns - at.mono_ns)
+
+
+def rfc3339(utc_ns: int) -> str:
+    moment = _EPOCH + timedelta(milliseconds=utc_ns // 10**6)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
