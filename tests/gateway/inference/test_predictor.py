@@ -116,7 +116,7 @@ def test_an_answer_that_overflows_is_no_answer():
     layers = [Flatten(40), Dense(np.ones((240, 2)), np.zeros(2), "softmax")]
     model = lower(layers, window=40, channels=6, weights=WeightFormat.FLOAT32)
     predictor = Predictor(LiteRtInterpreter(model), window=40, channels=CHANNELS, labels=("a", "b"))
-    windows = np.stack([np.ones((40, 6)), np.full((40, 6), 3e38)])
+    windows = np.stack([np.ones((40, 6)), np.tile([3e38, -3e38], (40, 3))])
     message = r"window 1 is beyond what float32 can compute: values up to 3e\+38"
     with pytest.raises(WindowsRejected, match=message):
         predictor.predict(windows)
