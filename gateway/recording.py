@@ -187,10 +187,11 @@ def _read_parquet(path: Path) -> tuple[_Raw, _Raw]:
             f"{path}: reading Parquet needs pyarrow", hint="pip install 'fidget-gateway[parquet]'"
         ) from None
     try:
-        names = pq.read_schema(path).names
-        if missing := [name for name in COLUMNS if name not in names]:
-            raise _missing_columns(path, missing, names)
-        table = pq.read_table(path, columns=list(COLUMNS))
+        with path.open("rb") as file:
+            names = pq.read_schema(file).names
+            if missing := [name for name in COLUMNS if name not in names]:
+                raise _missing_columns(path, missing, names)
+            table = pq.read_table(file, columns=list(COLUMNS))
         columns = [table[name].cast(pa.float64()).to_numpy() for name in COLUMNS]
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, "a Parquet file with a number in each of its columns", error) from None

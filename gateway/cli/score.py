@@ -1,0 +1,296 @@
+"""`gateway score`: a recording, or an array of windows, through the same grid, windows and model as a live wearable.
+
+Standard output carries the summary, standard error the progress (on a terminal only). The output file appears whole or
+not at all.
+"""
+
+import argparse
+import csv
+import io
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.bundle import Bundle, load_bundle
+from gateway.errors import InputRejected
+from gateway.inference import Predictor, load_predictor
+from gateway.motion.axes import parse_axes
+from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.units import (
+    ACC_UNITS,
+    GYRO_UNITS,
+    STANDARD_GRAVITY_M_S2,
+    AccUnit,
+    GyroUnit,
+    check_gravity,
+    deg_s_from,
+    m_s2_from,
+)
+from gateway.recording import COLUMNS, read_recording
+
+BATCH_WINDOWS = 64
+"""Windows between two steps of the progress bar; an eighth of a second or so."""
+_GRAVITY_WINDOWS_MAX = 2000
+"""Windows of an array whose gravity is looked at; of 200 samples each, 10 MB."""
+_BAR = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        type=Path,
+        help=f"a recording: .csv or .parquet with the columns {', '.join(COLUMNS)}, or two .xlsx files (accelerometer "
+        "and gyroscope, as Garmin's export writes them); or windows: .npy, shape (n, window, 6)",
+    )
+    add("--bundle", metavar="B", type=Path, required=True, default=argparse.SUPPRESS, help="the model bundle's folder")
+    add(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        help="predictions as .csv (start_s, end_s, activity, confidence, one p_LABEL each; seconds on the recording's "
+        "own clock), or for windows their probabilities as .npy; an existing file is replaced once all is done",
+    )
+    add("--variant", metavar="NAME", default=argparse.SUPPRESS, help="of the bundle's model (default: the bundle says)")
+    add(
+        "--acc-unit",
+        choices=ACC_UNITS,
+        default=argparse.SUPPRESS,
+        help="of the accelerations in the input (default: mg for .xlsx, else m_s2)",
+    )
+    add("--gyro-unit", choices=GYRO_UNITS, default="deg_s", help="of the rates of turn in the input")
+    add(
+        "--frame",
+        metavar="AXES",
+        default="x,y,z",
+        help="which axis of the input is the model's x, y and z, such as -y,x,z: its x is the input's -y, its y the "
+        "input's x",
+    )
+    # argparse takes a word that begins with - for an option unless it matches this: here a number, or axes
+    parser._negative_number_matcher = re.compile(r"-(\d|\.\d|[xyz],)")
+    add(
+        "--any-gravity",
+        action="store_true",
+        help="take input that shows no gravity of 9.81 m/s² at rest, such as noise",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    axes = parse_axes(args.frame)
+    acc_unit: AccUnit | None = getattr(args, "acc_unit", None)
+    windows_given = [path.suffix.lower() for path in args.inputs] == [".npy"]
+    _check_out(args.out, ".npy" if windows_given else ".csv", args.inputs)
+    bundle = load_bundle(args.bundle)
+    predictor = load_predictor(bundle, getattr(args, "variant", None))
+    if predictor.channels != CHANNELS:
+        raise InputRejected(
+            f"bundle {args.bundle}: its channels are {', '.join(predictor.channels)}, expected {', '.join(CHANNELS)}"
+        )
+    with Progress(sys.stderr) as progress:
+        if windows_given:
+            scored = _score_array(args, bundle, predictor, acc_unit or "m_s2", axes, progress)
+        else:
+            scored = _score_recording(args, bundle, predictor, acc_unit, axes, progress)
+    name, _ = bundle.variant(getattr(args, "variant", None))
+    for key, text in [*scored, ("model", f"{bundle.manifest.model.name} {bundle.digest[:12]}, variant {name}")]:
+        print(f"{key:<17} {text}")
+    print(f"{'wrote':<17} {args.out}")
+    return 0
+
+
+Summary = list[tuple[str, str]]
+
+
+def _score_recording(
+    args: argparse.Namespace,
+    bundle: Bundle,
+    predictor: Predictor,
+    acc_unit: AccUnit | None,
+    axes: Float32,
+    progress: "Progress",
+) -> Summary:
+    manifest = bundle.manifest
+    progress.say("reading " + ", ".join(path.name for path in args.inputs))
+    recording = read_recording(args.inputs, acc_unit=acc_unit, gyro_unit=args.gyro_unit, axes=axes)
+    named = ", ".join(str(path) for path in args.inputs)
+    if not args.any_gravity:
+        require_gravity(named, recording.acc.values, recording.acc_unit)
+    grid = recording.on_grid(manifest.rate_hz)
+    windows, whole = grid.windows(manifest.window, manifest.hop), grid.whole(manifest.window, manifest.hop)
+    if not whole.any():
+        length = f"one window is {manifest.window} samples, {manifest.window / manifest.rate_hz:g} s"
+        found = f"{len(grid.values)} rows on the grid, {len(grid.values) / manifest.rate_hz:g} s"
+        if len(windows):
+            raise InputRejected(f"{named}: every window has a gap in it ({len(grid.gaps)} gaps in {found}; {length})")
+        raise InputRejected(f"{named}: shorter than one window ({found}; {length})")
+    numbers = np.flatnonzero(whole)
+    probabilities = _predict(predictor, len(numbers), lambda part: windows[numbers[part]], progress)
+    starts_s = grid.start_s + numbers * manifest.hop / manifest.rate_hz
+    table = _predictions(starts_s, manifest.window / manifest.rate_hz, probabilities, manifest.labels)
+    write_whole(args.out, table.encode())
+    rows = f"{len(grid.values)} at {manifest.rate_hz:g} Hz ({len(grid.values) / manifest.rate_hz:.1f} s)"
+    gaps = f"{len(grid.gaps)}, {len(windows) - len(numbers)} windows left out for them"
+    return [
+        ("rows on the grid", rows),
+        ("windows", f"{len(numbers)} of {manifest.window} samples, one every {manifest.hop}"),
+        ("gaps", gaps),
+        ("repeated samples", f"{recording.repeated} left out"),
+        *_answers(probabilities, manifest.labels),
+    ]
+
+
+def _score_array(
+    args: argparse.Namespace,
+    bundle: Bundle,
+    predictor: Predictor,
+    acc_unit: AccUnit,
+    axes: Float32,
+    progress: "Progress",
+) -> Summary:
+    path = args.inputs[0]
+    windows = _read_windows(path, (bundle.manifest.window, len(CHANNELS)))
+    if not args.any_gravity:
+        some = windows[:: -(-len(windows) // _GRAVITY_WINDOWS_MAX), :, :3].reshape(-1, 3)
+        require_gravity(str(path), m_s2_from(some.astype(np.float64), acc_unit), acc_unit)
+
+    def batch(part: slice) -> Float32:
+        return _in_model_units(windows[part], acc_unit, args.gyro_unit, axes)
+
+    probabilities = _predict(predictor, len(windows), batch, progress)
+    content = io.BytesIO()
+    np.save(content, probabilities)
+    write_whole(args.out, content.getvalue())
+    return [("windows", str(len(windows))), *_answers(probabilities, bundle.manifest.labels)]
+
+
+def require_gravity(source: str, acc_m_s2: NDArray[np.floating], taken_for: AccUnit) -> None:
+    """Raises InputRejected where (n, 3) accelerations at rest are not near gravity: the model would answer all the
+    same, and confidently."""
+    check = check_gravity(acc_m_s2, taken_for)
+    if check.plausible:
+        return
+    found = f"{source}: at rest the acceleration is {check.quiet_m_s2:.3g} m/s² when taken for {taken_for}"
+    if check.likely is not None:
+        hint = f"It looks like {check.likely}: give --acc-unit {check.likely}."
+    else:
+        hint = (
+            "No unit explains it: was gravity taken out? The model needs it. (--any-gravity scores such input anyway.)"
+        )
+    raise InputRejected(f"{found}, expected about {STANDARD_GRAVITY_M_S2:.2f}", hint=hint)
+
+
+def _read_windows(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
+    try:
+        windows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise InputRejected(f"{path}: {error.strerror or 'not an .npy file'}") from None
+    except (ValueError, EOFError):
+        raise InputRejected(f"{path}: not an .npy file of numbers") from None
+    if windows.ndim != 3 or windows.shape[1:] != shape or windows.dtype.kind not in "fiu":
+        found = f"{windows.dtype} of shape {windows.shape}"
+        raise InputRejected(f"{path}: holds {found}, expected float32 of shape (n, {shape[0]}, {shape[1]})")
+    if not len(windows):
+        raise InputRejected(f"{path}: no windows in it")
+    for first in range(0, len(windows), BATCH_WINDOWS):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(windows[first : first + BATCH_WINDOWS].astype(np.float32)).all(axis=(1, 2))
+        if not finite.all():
+            raise InputRejected(f"{path}, window {first + int(np.argmin(finite))}: a value that is no finite float32")
+    return windows
+
+
+def _in_model_units(windows: NDArray[Any], acc_unit: AccUnit, gyro_unit: GyroUnit, axes: Float32) -> Float32:
+    acc = m_s2_from(windows[..., :3].astype(np.float64), acc_unit) @ axes.T
+    gyro = deg_s_from(windows[..., 3:].astype(np.float64), gyro_unit) @ axes.T
+    return np.concatenate([acc, gyro], axis=-1).astype(np.float32)
+
+
+def _predict(predictor: Predictor, count: int, batch: Callable[[slice], Float32], progress: "Progress") -> Float32:
+    parts = []
+    for first in range(0, count, BATCH_WINDOWS):
+        progress.show(first, count)
+        parts.append(predictor.predict(batch(slice(first, first + BATCH_WINDOWS))))
+    progress.show(count, count)
+    return np.concatenate(parts)
+
+
+def _answers(probabilities: Float32, labels: Sequence[str]) -> Summary:
+    top = Counter(labels[index] for index in probabilities.argmax(axis=1)).most_common()
+    classes = ", ".join(f"{label} {count} ({count / len(probabilities):.1%})" for label, count in top)
+    return [("classes", classes), ("mean confidence", f"{probabilities.max(axis=1).mean():.3f}")]
+
+
+def _predictions(starts_s: NDArray[np.float64], length_s: float, probabilities: Float32, labels: Sequence[str]) -> str:
+    """CSV. Numbers are the shortest that give the same float32 again; seconds to the microsecond."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["start_s", "end_s", "activity", "confidence", *(f"p_{label}" for label in labels)])
+    for start_s, row in zip(starts_s.tolist(), probabilities, strict=True):
+        top = int(row.argmax())
+        times = (round(start_s, 6), round(start_s + length_s, 6))
+        table.writerow([*times, labels[top], str(row[top]), *map(str, row)])
+    return text.getvalue()
+
+
+def _check_out(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
+    """Before the work, not after it."""
+    if out.suffix.lower() != suffix:
+        kind = "windows (.npy) give probabilities" if suffix == ".npy" else "a recording gives predictions"
+        raise InputRejected(f"--out {out}: {kind}, expected a name that ends in {suffix}")
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise InputRejected(f"--out {out}: that is the input", hint="Name another file.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise InputRejected(
+            f"--out {out}: cannot be written there", hint="Name a file in a folder that can be written."
+        )
+
+
+def write_whole(out: Path, content: bytes) -> None:
+    """The file has all of the content or stays as it was; nothing else is left. Raises InputRejected."""
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, out)
+    except OSError as error:
+        raise InputRejected(f"--out {out}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Progress:
+    """One line on a terminal, rewritten, and gone at the end; nothing elsewhere."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._width = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+
+    def say(self, text: str) -> None:
+        if self._stream.isatty():
+            self._stream.write("\r" + text.ljust(self._width))
+            self._stream.flush()
+            self._width = max(self._width, len(text))
+
+    def show(self, done: int, of: int) -> None:
+        full = _BAR * done // of
+        self.say(f"[{'#' * full}{'-' * (_BAR - full)}] {done} of {of} windows")
