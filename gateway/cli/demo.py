@@ -24,11 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "made and every window due from them, against what the subscriber received. Exit code 0 only if every number "
         "adds up. Ctrl-C ends the sampling early and still takes the account; a second Ctrl-C aborts."
     )
-    parser.add_argument("--wearables", type=int, default=2, metavar="N", help="how many are simulated, 1 to 8")
-    parser.add_argument("--duration", type=float, default=60.0, metavar="S", help="seconds, not simulated ones")
-    parser.add_argument("--speed", type=float, default=4.0, metavar="X", help="simulated seconds in a real one")
+    parser.formatter_class = argparse.HelpFormatter  # most options have no default worth naming
+    parser.add_argument("--wearables", type=int, default=2, metavar="N", help="how many, 1 to 8 (default: %(default)s)")
     parser.add_argument(
-        "--faults", default="all", metavar="LIST", help=f"all, none, or a comma-separated list. {faults}"
+        "--duration", type=float, default=60.0, metavar="S", help="seconds, not simulated ones (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--speed", type=float, default=4.0, metavar="X", help="simulated seconds in a real one (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--faults", default="all", metavar="LIST", help=f"all (default), none, or some, comma-separated. {faults}"
     )
     parser.add_argument(
         "--recording",
@@ -37,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what the wearables play instead of synthetic motion: ACC.xlsx GYRO.xlsx, or one CSV",
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="model bundle; without it the demo's own")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="model bundle (default: the demonstration model)")
     parser.add_argument(
         "--broker",
         metavar="HOST:PORT",
-        help="use this MQTT broker instead of an embedded one (plain TCP; the daemon reaches it through a proxy)",
+        help="an MQTT broker instead of an embedded one (plain TCP; the daemon reaches it through a proxy)",
     )
     parser.add_argument("--username", default="", metavar="NAME", help="for --broker")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="for --broker; its first line")
@@ -53,16 +58,19 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ExtraMissing(f"the demo needs packages that are not installed: {', '.join(missing)}")
+    from gateway.bundle import load_bundle
     from gateway.demo.play import Plan, perform
 
+    bundle = args.bundle or demo_bundle()
+    load_bundle(bundle)
     return perform(
         Plan(
             wearables=_wearables(args.wearables),
             duration_s=_at_least("--duration", args.duration, DURATION_S_MIN),
             speed=_speed(args.speed),
             faults=_faults(args.faults),
-            recording=_readable("--recording", args.recording or []),
-            bundle=args.bundle or demo_bundle(),
+            recording=_recording(args.recording or []),
+            bundle=bundle,
             broker=_host_and_port(args.broker),
             username=args.username,
             password=_password(args.password_file),
@@ -110,10 +118,12 @@ def _faults(text: str) -> tuple[Fault, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def _readable(option: str, files: list[Path]) -> tuple[Path, ...]:
+def _recording(files: list[Path]) -> tuple[Path, ...]:
+    if len(files) > 2:
+        raise InputRejected(f"--recording: {len(files)} files; expected an Excel pair or one CSV")
     for file in files:
         if not file.is_file() or not os.access(file, os.R_OK):
-            raise InputRejected(f"{option} {file}: no such file, or not readable")
+            raise InputRejected(f"--recording {file}: no such file, or not readable")
     return tuple(file.resolve() for file in files)
 
 

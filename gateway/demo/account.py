@@ -270,7 +270,9 @@ _EVENTS = "SELECT seq, kind, wearable, source, id, payload FROM events ORDER BY 
 
 
 def read_evidence(file: Path) -> Evidence:
-    """From account.json and the files that it names. Raises OSError, ValueError, TypeError, KeyError or sqlite3.Error where they are not that."""
+    """From account.json and the files that it names. Raises OSError, ValueError, TypeError, KeyError or
+    sqlite3.Error where they are not that.
+    """
     listed, folder = json.loads(file.read_text()), file.parent
     made = tuple(
         Made(w["id"], w["session"], truth_rows(folder / w["truth"]), w["made"], w["acknowledged"])

@@ -158,8 +158,8 @@ async def _subscribe(start: _Start, files: arrange.Files, gateway_id: str, broke
         return await subscriber.says(lambda line: line if line.startswith("subscribed") else None, READY_WITHIN_S)
     except ChildFailed as failed:
         if failed.exit_code == InputRejected.exit_code:
-            raise BrokerRefused(subscriber.last_line()) from None
-        raise GatewayError(subscriber.last_line(), hint="Is a broker listening there?") from None
+            raise BrokerRefused(subscriber.last_words()) from None
+        raise GatewayError(subscriber.last_words(), hint="Is a broker listening there?") from None
 
 
 @dataclass(frozen=True, slots=True)

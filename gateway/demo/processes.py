@@ -24,16 +24,18 @@ _LIBC = ctypes.CDLL(None)
 T = TypeVar("T")
 
 
-def last_line(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The last error in a log, as our own commands tell it; without one its last line."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else ""
+    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
+    return error or (lines[-1] if lines else "")
 
 
 class ChildFailed(GatewayError):
     """A process of the demo ended, or said nothing, where it had to go on."""
 
     def __init__(self, name: str, what: str, log: Path, exit_code: int) -> None:
-        said = last_line(log)
+        said = last_words(log)
         super().__init__(f"{name} {what}" + (f": {said}" if said else ""), hint=f"Its log: {log}")
         self.exit_code = exit_code
 
@@ -56,8 +58,8 @@ class Child:
         """Its exit code, once it has ended."""
         return self._process.returncode
 
-    def last_line(self) -> str:
-        return last_line(self.log)
+    def last_words(self) -> str:
+        return last_words(self.log)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None

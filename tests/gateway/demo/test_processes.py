@@ -99,8 +99,10 @@ def test_the_kernel_ends_them_where_the_starter_is_killed(tmp_path: Path) -> Non
 
 async def test_one_that_ends_instead_of_getting_ready_fails_with_its_last_words(tmp_path: Path) -> None:
     async with Children(tmp_path) as children:
-        child = await children.start("daemon", ("-c", "import sys; print('error: no radio'); sys.exit(2)"))
-        with pytest.raises(ChildFailed, match=r"^daemon ended with exit code 2: error: no radio$") as failed:
+        child = await children.start(
+            "daemon", ("-c", "import sys; print('error: no radio'); print('  a hint'); sys.exit(2)")
+        )
+        with pytest.raises(ChildFailed, match=r"^daemon ended with exit code 2: no radio$") as failed:
             await child.says(ready, WITHIN_S)
     assert failed.value.exit_code == 2
     assert str(tmp_path / "daemon.log") in failed.value.hint
