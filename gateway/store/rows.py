@@ -69,3 +69,12 @@ class Cursor:
     destination: str
     position: int
     beyond: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that a destination has refused for good; reason None: it is parked no longer."""
+
+    destination: str
+    seq: int
+    reason: str | None

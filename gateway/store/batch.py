@@ -1,0 +1,121 @@
+"""What is committed together: everything submitted since the last commit, in the order of submission."""
+
+import sqlite3
+from dataclasses import dataclass, field
+
+from gateway.clock import Instant
+from gateway.store.rows import Cursor, Derived, JournalRow, LoggedEvent, Parked
+
+ROW_OVERHEAD_BYTES = 200
+"""What a row takes in memory beside its payload, about."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transaction: later progress, snapshots and cursors replace earlier ones, since all or nothing is kept."""
+
+    journal: list[JournalRow] = field(default_factory=list)
+    events: list[LoggedEvent] = field(default_factory=list)
+    progress: dict[str, bytes] = field(default_factory=dict)
+    snapshots: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
+    cursors: dict[str, Cursor] = field(default_factory=dict)
+    parked: list[Parked] = field(default_factory=list)
+    trim: Instant | None = None
+    bytes: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is something to commit; trimming is done behind the commit."""
+        return bool(
+            self.journal or self.events or self.progress or self.snapshots or self.cursors or self.parked or self.trim
+        )
+
+    def add_row(self, row: JournalRow) -> None:
+        self.journal.append(row)
+        self.bytes += len(row.payload) + ROW_OVERHEAD_BYTES
+
+    def add_derived(self, derived: Derived) -> None:
+        self.events += derived.events
+        self.bytes += sum(len(event.payload) + ROW_OVERHEAD_BYTES for event in derived.events)
+        if derived.wearable is None:
+            return
+        if derived.progress is not None:
+            self.bytes += len(derived.progress) - len(self.progress.get(derived.wearable, b""))
+            self.progress[derived.wearable] = derived.progress
+        if derived.snapshot is not None:
+            replaced = self.snapshots.get(derived.wearable)
+            self.bytes += len(derived.snapshot[2]) - (len(replaced[2]) if replaced else 0)
+            self.snapshots[derived.wearable] = derived.snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a batch has become: the highest event number, and how many events were in the log already."""
+
+    last_seq: int
+    duplicates: int
+
+
+def boot_number(connection: sqlite3.Connection, boot_id: str) -> int:
+    connection.execute("INSERT OR IGNORE INTO boot (id) VALUES (?)", (boot_id,))
+    return int(connection.execute("SELECT boot FROM boot WHERE id = ?", (boot_id,)).fetchone()[0])
+
+
+def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Written:
+    """Commits the batch as one transaction. Raises sqlite3.Error; then nothing of it is there.
+
+    Safe to repeat: where an error hid a commit that went through, its rows are recognised by row number and by
+    (source, id). An event that is in the log already takes no number.
+    """
+    boots = {row.at.boot_id for row in batch.journal} | {event.boot_id for event in batch.events}
+    duplicates = 0
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        numbers = {boot_id: boot_number(connection, boot_id) for boot_id in boots}
+        connection.executemany(
+            "INSERT OR IGNORE INTO journal (row, wearable, kind, payload, boot, mono_ns, utc_ns, utc_synced) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    r.row,
+                    r.wearable,
+                    r.kind,
+                    r.payload,
+                    numbers[r.at.boot_id],
+                    r.at.mono_ns,
+                    r.at.utc_ns,
+                    r.at.utc_synced,
+                )
+                for r in batch.journal
+            ),
+        )
+        for e in batch.events:
+            inserted = connection.execute(
+                "INSERT INTO event (seq, kind, wearable, source, id, topic, payload, created_ns, boot, retain) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, id) DO NOTHING",
+                (
+                    last_seq + 1, e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns,
+                    numbers[e.boot_id], e.retain,
+                ),
+            ).rowcount  # fmt: skip
+            last_seq += inserted
+            duplicates += 1 - inserted
+        connection.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?)", batch.progress.items())
+        connection.executemany(
+            "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)",
+            ((wearable, *snapshot) for wearable, snapshot in batch.snapshots.items()),
+        )
+        connection.executemany(
+            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
+            ((c.destination, c.position, " ".join(map(str, sorted(c.beyond)))) for c in batch.cursors.values()),
+        )
+        for p in batch.parked:
+            if p.reason is None:
+                connection.execute("DELETE FROM parked WHERE destination = ? AND seq = ?", (p.destination, p.seq))
+            else:
+                connection.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?)", (p.destination, p.seq, p.reason))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return Written(last_seq, duplicates)

@@ -1,0 +1,43 @@
+"""SQLite connections of the store, and errors in words."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gateway.store.errors import StoreCorrupt, StoreUnavailable
+
+BUSY_TIMEOUT_MS = 5000
+"""A checkpoint by the writer is the longest that a reader waits for; one takes well under a second."""
+WAL_BYTES_KEPT = 4 * 1024 * 1024
+"""The write-ahead log's file is cut back to this after a checkpoint; a checkpoint is due every 1,000 pages (4 MB)."""
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """A connection in autocommit mode, which the caller serialises. Raises sqlite3.Error.
+
+    Writers sync the log at every commit (synchronous=FULL): in WAL mode NORMAL may lose the last commits at a power
+    cut (https://www.sqlite.org/pragma.html#pragma_synchronous), and these have been acknowledged to wearables.
+    """
+    mode = "ro" if read_only else "rwc"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return connection
+
+
+def tune_for_writing(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+
+
+@contextmanager
+def errors_in_words(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into StoreUnavailable or StoreCorrupt."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreUnavailable(path, error) from error
+    except sqlite3.DatabaseError as error:
+        raise StoreCorrupt(path, error) from error

@@ -1,0 +1,89 @@
+"""Reads of the event log, on a connection of their own: they never wait for the writer, nor it for them."""
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gateway.store.connection import connect, errors_in_words
+from gateway.store.rows import Cursor, LoggedEvent
+
+_COLUMNS = (
+    "e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns, b.id, e.retain, e.seq "
+    "FROM event e JOIN boot b USING (boot)"
+)
+
+
+class EventLog:
+    """Blocking; meant for an executor. Safe to call from any thread, one call at a time goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with errors_in_words(path):
+            self._connection = connect(path, read_only=True)
+
+    def after(self, seq: int, limit: int) -> list[LoggedEvent]:
+        """The events that follow seq, in their order, at most `limit`."""
+        rows = self._all(f"SELECT {_COLUMNS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", seq, limit)
+        return [_event(row) for row in rows]
+
+    def of(self, seqs: Sequence[int]) -> list[LoggedEvent]:
+        """The events with these numbers, as far as they are still there, in their order."""
+        found: list[LoggedEvent] = []
+        for seq in sorted(seqs):
+            found += [_event(row) for row in self._all(f"SELECT {_COLUMNS} WHERE e.seq = ?", seq)]
+        return found
+
+    def last_seq(self) -> int:
+        """The highest number ever given; 0 before the first."""
+        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return int(rows[0][0]) if rows else 0
+
+    def seq_before(self, seq: int, span_s: float) -> int:
+        """The number after which everything up to seq was created within span_s of seq's own event.
+
+        Walks back from seq, so that a clock that was set between makes the span wrong, never the rows.
+        """
+        row = self._all("SELECT created_ns FROM event WHERE seq <= ? ORDER BY seq DESC LIMIT 1", seq)
+        if not row:
+            return seq
+        since_ns = int(row[0][0]) - int(span_s * 1e9)
+        older = self._all(
+            "SELECT seq FROM event WHERE seq <= ? AND created_ns < ? ORDER BY seq DESC LIMIT 1", seq, since_ns
+        )
+        if older:
+            return int(older[0][0])
+        first = self._all("SELECT min(seq) FROM event")
+        return min(seq, int(first[0][0]) - 1)
+
+    def cursor(self, destination: str) -> Cursor | None:
+        return read_cursor(self._connection, self._path, destination)
+
+    def parked(self, destination: str, limit: int) -> list[int]:
+        """Events that this destination has refused, lowest numbers first."""
+        rows = self._all("SELECT seq FROM parked WHERE destination = ? ORDER BY seq LIMIT ?", destination, limit)
+        return [int(row[0]) for row in rows]
+
+    def parked_count(self, destination: str) -> int:
+        return int(self._all("SELECT count(*) FROM parked WHERE destination = ?", destination)[0][0])
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _all(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock, errors_in_words(self._path):
+            return self._connection.execute(sql, values).fetchall()
+
+
+def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) -> Cursor | None:
+    with errors_in_words(path):
+        row = connection.execute("SELECT position, beyond FROM cursor WHERE destination = ?", (destination,)).fetchone()
+    return row and Cursor(destination, int(row[0]), frozenset(int(seq) for seq in row[1].split()))
+
+
+def _event(row: Any) -> LoggedEvent:
+    kind, wearable, source, identity, topic, payload, created_ns, boot_id, retain, seq = row
+    return LoggedEvent(kind, wearable, source, identity, topic, payload, created_ns, boot_id, bool(retain), seq)

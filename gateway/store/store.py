@@ -1,0 +1,165 @@
+"""Opening the database, and what is read from it at the start. Everything is written by the Writer."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from gateway.clock import Instant
+from gateway.store.connection import connect, errors_in_words, tune_for_writing
+from gateway.store.errors import StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
+from gateway.store.eventlog import EventLog, read_cursor
+from gateway.store.rows import Cursor, JournalRow, StreamRecord
+from gateway.store.settings import StoreSettings
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x46444754
+"""The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
+_ROWS_A_READ = 500
+
+
+class Store:
+    """One process at a time has a store open (a lock file beside it); EventLog may read it from anywhere."""
+
+    def __init__(self, settings: StoreSettings, connection: sqlite3.Connection, lock: IO[bytes]) -> None:
+        self.settings = settings
+        self.connection = connection
+        """The one that writes; the Writer's alone once there is one."""
+        self._reader = connect(settings.path, read_only=True)
+        self._lock = lock
+
+    @classmethod
+    def open(cls, settings: StoreSettings) -> Self:
+        """Creates the database or brings it to this version's schema.
+
+        Raises StoreTooNew or StoreForeign (the file is untouched), StoreInUse, StoreCorrupt, StoreUnavailable.
+        """
+        path = settings.path
+        lock = _lock(path)
+        try:
+            with errors_in_words(path):
+                return cls(settings, _open(path), lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def begin(self) -> int:
+        """Counts a start of the daemon and returns its number, from 1; on the medium when it returns.
+
+        To be called before there is a Writer.
+        """
+        with errors_in_words(self.settings.path):
+            self.connection.execute("UPDATE daemon SET starts = starts + 1")
+            return int(self.connection.execute("SELECT starts FROM daemon").fetchone()[0])
+
+    def last_row(self) -> int:
+        """The highest journal row ever given; 0 before the first."""
+        return self._last("journal")
+
+    def last_seq(self) -> int:
+        """The highest event number ever given; 0 before the first."""
+        return self._last("event")
+
+    def stream(self, wearable: str) -> StreamRecord | None:
+        """None before anything of this wearable was derived. Without a snapshot yet its row and version are 0."""
+        with errors_in_words(self.settings.path):
+            progress = self._reader.execute("SELECT progress FROM progress WHERE wearable = ?", (wearable,)).fetchone()
+            snapshot = self._reader.execute(
+                "SELECT row, version, state FROM snapshot WHERE wearable = ?", (wearable,)
+            ).fetchone()
+        if progress is None and snapshot is None:
+            return None
+        row, version, state = snapshot or (0, 0, b"")
+        return StreamRecord(wearable, row, version, state, progress[0] if progress else b"")
+
+    def journal_after(self, wearable: str, row: int) -> Iterator[JournalRow]:
+        """This wearable's rows behind `row`, in order; read piece by piece, so that a long journal needs no memory."""
+        while True:
+            with errors_in_words(self.settings.path):
+                rows = self._reader.execute(
+                    "SELECT j.row, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced "
+                    "FROM journal j JOIN boot b USING (boot) "
+                    "WHERE j.row > ? AND j.wearable = ? ORDER BY j.row LIMIT ?",
+                    (row, wearable, _ROWS_A_READ),
+                ).fetchall()
+            for row, kind, payload, boot_id, mono_ns, utc_ns, synced in rows:
+                yield JournalRow(row, wearable, kind, payload, Instant(boot_id, mono_ns, utc_ns, bool(synced)))
+            if len(rows) < _ROWS_A_READ:
+                return
+
+    def cursor(self, destination: str) -> Cursor | None:
+        return read_cursor(self._reader, self.settings.path, destination)
+
+    def events(self) -> EventLog:
+        """A reader with a connection of its own, which the caller closes."""
+        return EventLog(self.settings.path)
+
+    def close(self) -> None:
+        """After the Writer has been closed."""
+        self._reader.close()
+        self.connection.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _last(self, table: str) -> int:
+        with errors_in_words(self.settings.path):
+            found = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+        return int(found[0]) if found else 0
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Two writers would give the same row numbers. The lock ends with the process, however that ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("ab")
+    except OSError as error:
+        raise StoreUnavailable(path, error.strerror) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StoreInUse(path) from None
+    return lock
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = connect(path, read_only=False)
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application_id = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and application_id != APPLICATION_ID:
+            raise StoreForeign(path)
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(path, version, SCHEMA_VERSION)
+        if empty:  # only before the first table is made
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        tune_for_writing(connection)
+        if version < SCHEMA_VERSION:
+            from gateway.store.migrations import migrate
+
+            migrate(connection, APPLICATION_ID)
+            _sync_folder(path.parent)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file's name is on the medium only when its folder is (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,255 @@
+"""The one thread that writes: everything submitted is committed in the order of submission, many at a time.
+
+So each state that a crash can leave is a prefix of the submissions. Submitting never waits: it appends to a batch in
+memory, of which the thread takes all there is at each commit. A commit that fails is tried again, with all that it
+held, before anything submitted later.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gateway.clock import Instant
+from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, Written, write
+from gateway.store.errors import StoreFailed, StoreFull
+from gateway.store.rows import Cursor, Derived, JournalRow, Parked
+from gateway.store.store import Store
+from gateway.store.trimming import Trimmer
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S, RETRY_MAX_S = 0.5, 30.0
+"""Between tries of a commit that fails: a full disk is not freed by asking often."""
+CLOSE_TRIES = 3
+"""Of the last commit when closing; what it holds was never acknowledged to anyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """All journal rows up to journal_row and all events up to event_seq are on the medium."""
+
+    journal_row: int
+    event_seq: int
+
+
+@dataclass(slots=True)
+class WriterCounters:
+    """Since the writer began."""
+
+    commits: int = 0
+    failures: int = 0
+    trimmed: int = 0
+    duplicates_refused: int = 0
+    """Events with the (source, id) of one in the log: a fault of whoever derived them; the first stays."""
+
+
+class Writer:
+    """Methods are for the loop's thread; callbacks are called in the loop.
+
+    on_error: what is wrong with the medium, in words, at each failed try; None once a commit goes through again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        on_commit: Callable[[Committed], None],
+        on_error: Callable[[str | None], None] = lambda _trouble: None,
+    ) -> None:
+        self._connection = store.connection
+        self._settings = store.settings
+        self._loop, self._on_commit, self._on_error = loop, on_commit, on_error
+        self._row, self._seq = store.last_row(), store.last_seq()
+        self._trimmer = Trimmer(store.settings)
+        self._changed = threading.Condition()
+        # Guarded by _changed:
+        self._batch = Batch()
+        self._committing_bytes = 0
+        self._urgent = self._closing = self._ended = False
+        self._flushes: list[asyncio.Future[None]] = []
+        self.trouble: str | None = None
+        """What keeps commits from going through."""
+        self.counters = WriterCounters()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def journal(self, wearable: str, kind: str, payload: bytes, at: Instant) -> int:
+        """Takes an observation and returns its row number. Raises StoreFull or StoreFailed; then it is not taken."""
+        with self._changed:
+            self._check_open()
+            waiting = self._batch.bytes + self._committing_bytes
+            if waiting + len(payload) + ROW_OVERHEAD_BYTES > self._settings.queue_bytes_max:
+                raise StoreFull(waiting, self._settings.queue_bytes_max)
+            self._row += 1
+            self._batch.add_row(JournalRow(self._row, wearable, kind, payload, at))
+            self._submitted()
+            return self._row
+
+    def derived(self, derived: Derived) -> None:
+        """Takes results, always: what they come from is bounded already. Raises StoreFailed once closed."""
+        with self._changed:
+            self._check_open()
+            self._batch.add_derived(derived)
+            self._submitted()
+
+    def cursor(self, cursor: Cursor) -> None:
+        """A later one of the same destination replaces it before the commit."""
+        with self._changed:
+            self._check_open()
+            self._batch.cursors[cursor.destination] = cursor
+            self._submitted()
+
+    def park(self, parked: Parked) -> None:
+        """Goes before the cursor that has passed it, or in the same commit."""
+        with self._changed:
+            self._check_open()
+            self._batch.parked.append(parked)
+            self._submitted()
+
+    def trim(self, now: Instant) -> None:
+        """Deletes what nobody needs any more, a bounded part of it, behind the next commit."""
+        with self._changed:
+            self._check_open()
+            self._batch.trim = now
+            self._submitted()
+
+    def room(self) -> int:
+        """Bytes of observations that are still taken before the next commit."""
+        with self._changed:
+            return max(0, self._settings.queue_bytes_max - self._batch.bytes - self._committing_bytes)
+
+    async def flush(self) -> None:
+        """Commits now; all submitted so far is on the medium when it returns.
+
+        Waits for as long as commits fail. Raises StoreFailed where the writer ends before.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        with self._changed:
+            if self._ended:
+                raise StoreFailed("store: the writer has ended")
+            self._flushes.append(done)
+            self._urgent = True
+            self._changed.notify_all()
+        await done
+
+    async def close(self) -> None:
+        """Commits what was submitted and ends the thread. Raises StoreFailed where that cannot be written."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        await self._loop.run_in_executor(None, self._thread.join)
+        left = len(self._batch.journal), len(self._batch.events)
+        if self._batch:
+            raise StoreFailed(f"store: {left[0]} observations and {left[1]} events not written: {self.trouble}")
+
+    def _check_open(self) -> None:
+        if self._closing or self._ended:
+            raise StoreFailed(f"store: the writer has ended{f': {self.trouble}' if self.trouble else ''}")
+
+    def _submitted(self) -> None:
+        if self._batch.bytes > self._settings.queue_bytes_max // 4:
+            self._urgent = True
+        self._changed.notify_all()
+
+    # The thread.
+
+    def _run(self) -> None:
+        flushes: list[asyncio.Future[None]] = []
+        try:
+            while True:
+                batch, flushes = self._take()
+                if batch and not self._commit(batch):
+                    break
+                for flush in flushes:
+                    self._tell(_resolve, flush, None)
+                flushes = []
+                with self._changed:
+                    if self._closing and not self._batch:
+                        break
+        except Exception as error:  # the thread's edge: a fault of this program; nobody may go on as if it wrote
+            log.exception("the store's writer has ended")
+            self._report(f"{type(error).__name__}: {error}")
+        finally:
+            with self._changed:
+                self._ended = True
+                flushes += self._flushes
+            for flush in flushes:
+                self._tell(_resolve, flush, StoreFailed(f"store: not written: {self.trouble or 'closed'}"))
+
+    def _take(self) -> tuple[Batch, list[asyncio.Future[None]]]:
+        """Waits until something is due, and takes all that was submitted."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._batch or self._urgent or self._closing)
+            self._changed.wait_for(lambda: self._urgent or self._closing, timeout=self._settings.commit_interval_s)
+            batch, self._batch = self._batch, Batch()
+            self._committing_bytes = batch.bytes
+            flushes, self._flushes = self._flushes, []
+            self._urgent = False
+            return batch, flushes
+
+    def _commit(self, batch: Batch) -> bool:
+        """Until it goes through; False where the writer closes before. The batch is then what is left."""
+        retry_s, tries = RETRY_MIN_S, 0
+        while True:
+            try:
+                written = write(self._connection, batch, self._seq)
+            except sqlite3.Error as error:
+                self.counters.failures += 1
+                tries += 1
+                self._report(f"{type(error).__name__}: {error}")
+                with self._changed:
+                    tries = tries if self._closing else 0
+                    if tries >= CLOSE_TRIES:
+                        self._batch, self._committing_bytes = _joined(batch, self._batch), 0
+                        return False
+                    # once closing, the few tries left keep their distance too
+                    if self._closing:
+                        self._changed.wait(RETRY_MIN_S)
+                    else:
+                        self._changed.wait_for(lambda: self._closing, timeout=retry_s)
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
+                continue
+            self._went_through(batch, written)
+            return True
+
+    def _went_through(self, batch: Batch, written: Written) -> None:
+        self._seq = written.last_seq
+        self.counters.commits += 1
+        self.counters.duplicates_refused += written.duplicates
+        with self._changed:
+            self._committing_bytes = 0
+            row = self._row if not self._batch.journal else self._batch.journal[0].row - 1
+        if self.trouble is not None:
+            self._report(None)
+        self._tell(self._on_commit, Committed(row, self._seq))
+        if batch.trim is not None:
+            try:
+                self.counters.trimmed += self._trimmer.trim(self._connection, batch.trim)
+            except sqlite3.Error as error:  # nothing is lost; the next pass does it
+                log.warning("trimming the store: %s", error)
+
+    def _report(self, trouble: str | None) -> None:
+        self.trouble = trouble
+        self._tell(self._on_error, trouble)
+
+    def _tell(self, callback: Callable[..., None], *values: object) -> None:
+        with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(callback, *values)
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _joined(first: Batch, later: Batch) -> Batch:
+    """What is left of both, to count."""
+    return Batch(first.journal + later.journal, first.events + later.events, first.progress | later.progress)
