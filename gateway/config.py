@@ -29,6 +29,7 @@ from gateway.errors import GatewayError, InputRejected
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.axes import parse_axes
 from gateway.profiles import profile_of
+from gateway.store import StoreSettings
 from gateway.stream.stream import StreamSettings
 
 CONFIG_BYTES_MAX = 1 << 20
@@ -138,11 +139,6 @@ class WearableSettings(_Section):
     mounting: Annotated[str, _checked(parse_axes)] | None = None
     wrist: Literal["left", "right"] | None = None
     wearer: Name | None = None
-
-
-class StoreSettings(_Section):
-    path: Path
-    commit_interval_s: float = Field(2.0, gt=0)
 
 
 class SyncSettings(_Section):

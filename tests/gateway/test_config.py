@@ -1,11 +1,15 @@
 """A configuration is taken whole, or refused with every error in it."""
 
 import copy
+import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from gateway.config import Config, ConfigRejected, load_config, validated
 
@@ -154,6 +158,49 @@ def test_a_configuration_does_not_change(written):
     config = load_config(written(SMALLEST))
     with pytest.raises(ValueError, match="frozen"):
         config.gateway.id = "other"
+
+
+# The documentation against the program.
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text()
+
+
+def documented():
+    """Table, key, default, as the page has them."""
+    for table, text in re.findall(r"^## (\[.*?\]+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL):
+        for key, default in re.findall(r"^\| ([a-z_]+) \| (.*?) \|", text.split("|---|---|---|")[1], re.MULTILINE):
+            yield table, key, default
+
+
+def inner(field):
+    """The settings that a key holds, None where it holds a value."""
+    found = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+    return next((a for a in found if issubclass(a, BaseModel)), None)
+
+
+def declared(model=Config, title=""):
+    """Table, key, default, as the program has them."""
+    for name, field in model.model_fields.items():
+        if inner(field) is None:
+            yield title, name, "state_dir/gateway.db" if (title, name) == ("[store]", "path") else shown(field)
+        else:
+            path = f"[[{field.alias}]]" if field.alias else f"[{title.strip('[]')}.{name}]".replace("[.", "[")
+            yield from declared(inner(field), path)
+
+
+def shown(field):
+    if field.is_required():
+        return "required"
+    default = field.default
+    return "none" if default is None else json.dumps(str(default) if isinstance(default, Path) else default)
+
+
+def test_the_page_lists_every_key_with_its_default():
+    assert sorted(documented()) == sorted(declared())
+
+
+def test_the_pages_smallest_file_is_one(written):
+    load_config(written(re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1]))
 
 
 TOML_VALUES = st.recursive(

@@ -1,0 +1,151 @@
+"""`gateway check`: what a configuration means, in words, or everything that is wrong with it."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.errors import GatewayError, InputRejected
+
+if TYPE_CHECKING:
+    from gateway.bundle import Bundle
+    from gateway.config import Config
+
+CONNECT_TIMEOUT_S = 15.0
+
+
+class CheckFailed(InputRejected):
+    """Parts of a valid configuration name things that cannot be used; each is told."""
+
+    def __init__(self, file: Path, errors: Sequence[GatewayError]) -> None:
+        lines = [f"{error} {error.hint}".rstrip() for error in errors]
+        count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
+        super().__init__("\n  - ".join([f"{file}: {count}", *lines]))
+        self.exit_code = max(error.exit_code for error in errors)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Reads a configuration, says in words what it means, and explains every error in it at once. "
+        "Exit codes: 0 it can be run, 2 something is wrong in it, 1 the broker cannot be reached."
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="TOML; docs/configuration.md",
+    )
+    parser.add_argument("--connect", action="store_true", help="try the broker too")
+
+
+def run(args: argparse.Namespace) -> int:
+    from gateway.bundle import load_bundle
+    from gateway.config import load_config
+
+    config = load_config(args.config)
+    errors: list[GatewayError] = []
+    lines = [f"{'configuration':<14}{args.config}"]
+    lines += [f"{'gateway':<14}{config.gateway.id}", f"{'radio':<14}{_radio(config)}"]
+    try:
+        bundle = load_bundle(config.bundle.path)
+        lines.append(f"{'bundle':<14}{_bundle(bundle, config.bundle.variant)}")
+    except GatewayError as error:
+        bundle = None
+        errors.append(error)
+    for title, part in (("store", _store), ("broker", lambda c: _broker(c, connect=args.connect))):
+        try:
+            lines.append(f"{title:<14}{part(config)}")
+        except GatewayError as error:
+            errors.append(error)
+    lines += [f"{'wearable':<14}{text}" for text in _wearables(config, bundle)]
+    print("\n".join(lines))
+    if errors:
+        raise CheckFailed(args.config, errors)
+    print("all well")
+    return 0
+
+
+def _radio(config: "Config") -> str:
+    if config.radio.backend == "bluez":
+        return f"BlueZ, adapter {config.radio.adapter}"
+    from importlib.util import find_spec
+
+    missing = "" if find_spec("bumble") else " (not installed: pip install 'fidget-gateway[bumble]')"
+    return f"Bumble on {config.radio.transport}{missing}"
+
+
+def _bundle(bundle: "Bundle", variant: str | None) -> str:
+    manifest = bundle.manifest
+    name, _ = bundle.variant(variant)
+    chosen = "as configured" if variant else "its default"
+    frame = f"axes {manifest.frame}" if manifest.frame else "axes unknown: every prediction will be uncertain"
+    return (
+        f"{manifest.model.name}, digest {bundle.digest[:12]} checked, variant {name} ({chosen}); "
+        f"{len(manifest.labels)} activities, windows of {manifest.window / manifest.rate_hz:g} s "
+        f"every {manifest.hop / manifest.rate_hz:g} s, {frame}"
+    )
+
+
+def _store(config: "Config") -> str:
+    """Where the store is or will be; nothing is made."""
+    path = config.store.path
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    for place in (folder, path):
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+            raise InputRejected(
+                f"store.path {path}: {place} is not writable for this user",
+                hint="Run as the service's user, or choose another gateway.state_dir.",
+            )
+    if not folder.is_dir() or path.is_dir():
+        raise InputRejected(f"store.path {path}: expected a file in a folder", hint="Choose another path.")
+    if not path.exists():
+        return f"{path}, will be made"
+    _check_database(path)
+    return f"{path}, {path.stat().st_size} bytes"
+
+
+def _check_database(path: Path) -> None:
+    """From the file's header alone (https://sqlite.org/fileformat.html, 1.3): opening it would make files beside it."""
+    from gateway.store.errors import StoreForeign, StoreTooNew
+    from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
+
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header:
+        return
+    version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
+    if not header.startswith(b"SQLite format 3\0") or application != APPLICATION_ID:
+        raise StoreForeign(path)
+    if version > SCHEMA_VERSION:
+        raise StoreTooNew(path, version, SCHEMA_VERSION)
+
+
+def _broker(config: "Config", *, connect: bool) -> str:
+    sync = config.sync
+    place = f"{sync.host}:{sync.port}" + (f" as {sync.username!r}" if sync.username else " without a user name")
+    if not connect:
+        return f"{place}; not tried (--connect tries it)"
+    from gateway.sync import check_connection
+
+    return f"{place}; answers with {check_connection(sync, CONNECT_TIMEOUT_S)}"
+
+
+def _wearables(config: "Config", bundle: "Bundle | None") -> Iterator[str]:
+    for wearable in config.wearables:
+        parts = [f"{wearable.id} at {wearable.address}", f"profile {wearable.profile}"]
+        parts.append(f"{wearable.wrist} wrist" if wearable.wrist else "wrist not given")
+        if wearable.mounting:
+            parts.append(f"mounting {wearable.mounting}")
+        else:
+            parts.append("mounting unknown: its predictions will be uncertain")
+        if wearable.wearer:
+            parts.append(f"wearer {wearable.wearer}")
+        learnt = bundle.manifest.wrist if bundle else None
+        if learnt in ("left", "right") and wearable.wrist not in (None, learnt):
+            parts.append(f"the model learnt on the {learnt} wrist")
+        yield ", ".join(parts)

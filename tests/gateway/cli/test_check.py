@@ -1,0 +1,131 @@
+"""What `gateway check` says, of a configuration that can be run and of ones that cannot."""
+
+import shutil
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+
+DEMO_BUNDLE = Path(__file__).resolve().parents[3] / "models" / "demo"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a bundle and a writer of configurations that fit it."""
+    shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
+
+    def write(sync='host = "broker.example"', wearable="", more=""):
+        file = tmp_path / "gateway.toml"
+        file.write_text(
+            f'[gateway]\nid = "home-1"\nstate_dir = "state"\n[bundle]\npath = "bundle"\n[sync]\n{sync}\n{more}\n'
+            f'[[wearable]]\nid = "left"\naddress = "C0:FF:EE:00:00:01"\n{wearable}'
+        )
+        return file
+
+    write.folder = tmp_path
+    return write
+
+
+def check(capsys, file, *options):
+    code = main(["check", "--config", str(file), *options])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_good_configuration_is_told_in_words(place, capsys):
+    file = place(wearable='wrist = "left"\nmounting = "x,y,z"\nwearer = "p-1"\n')
+    code, out, err = check(capsys, file)
+    assert (code, err) == (0, "")
+    assert "home-1" in out
+    assert "BlueZ, adapter hci0" in out
+    assert "checked, variant " in out
+    assert "windows of 4 s every 2 s" in out
+    assert f"{place.folder}/state/gateway.db, will be made" in out
+    assert "broker.example:1883" in out
+    assert "not tried (--connect tries it)" in out
+    assert "left at C0:FF:EE:00:00:01, profile reference, left wrist, mounting x,y,z, wearer p-1" in out
+    assert out.endswith("all well\n")
+    assert not (place.folder / "state").exists()
+
+
+def test_an_unknown_mounting_is_pointed_out(place, capsys):
+    _, out, _ = check(capsys, place())
+    assert "mounting unknown: its predictions will be uncertain" in out
+
+
+def test_a_file_with_errors_is_refused_with_all_of_them(place, capsys):
+    code, out, err = check(capsys, place(sync='host = "h"\nprot = 1', wearable='wrist = "foot"\n'))
+    assert (code, out) == (2, "")
+    assert "2 errors" in err
+    assert "sync.prot: unknown key (did you mean port?)" in err
+    assert "wearable[0].wrist: found 'foot', expected 'left' or 'right'" in err
+
+
+def test_what_the_configuration_names_is_checked_all_at_once(place, capsys):
+    (place.folder / "bundle" / "model_card.md").write_text("another")
+    (place.folder / "state").mkdir()
+    sqlite3.connect(place.folder / "state" / "gateway.db").executescript(
+        "CREATE TABLE other (x); PRAGMA user_version = 9"
+    )
+    code, out, err = check(capsys, place())
+    assert code == 2
+    assert "left at C0:FF:EE:00:00:01" in out
+    assert "all well" not in out
+    assert "2 errors" in err
+    assert "model_card" in err
+    assert "an SQLite database that another program made" in err
+
+
+def test_a_store_of_a_newer_version_is_refused_untouched(place, capsys):
+    from gateway.store.store import APPLICATION_ID
+
+    (place.folder / "state").mkdir()
+    database = place.folder / "state" / "gateway.db"
+    connection = sqlite3.connect(database)
+    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 999; CREATE TABLE t (x)")
+    connection.close()
+    before = database.read_bytes()
+    code, _, err = check(capsys, place())
+    assert code == 2
+    assert "schema version 999" in err
+    assert database.read_bytes() == before
+    assert [path.name for path in database.parent.iterdir()] == ["gateway.db"]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "behind a file"])
+def test_a_store_that_cannot_be_there_is_refused(place, capsys, kind):
+    if kind == "a folder":
+        (place.folder / "state" / "gateway.db").mkdir(parents=True)
+    else:
+        (place.folder / "state").write_text("")
+    code, _, err = check(capsys, place())
+    assert code == 2
+    assert "store.path" in err
+
+
+def test_a_variant_that_the_bundle_lacks_is_refused(place, capsys):
+    file = place()
+    file.write_text(file.read_text().replace('path = "bundle"', 'path = "bundle"\nvariant = "int4"'))
+    code, _, err = check(capsys, file)
+    assert code == 2
+    assert "int4" in err
+
+
+def test_an_unreachable_broker_is_no_error_of_the_configuration(place, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets the port, and it refuses
+        port = taken.getsockname()[1]
+        code, out, err = check(capsys, place(sync=f'host = "127.0.0.1"\nport = {port}'), "--connect")
+    assert code == 1
+    assert str(port) in err
+    assert "all well" not in out
+
+
+def test_the_configuration_must_be_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["check"])
+    assert stop.value.code == 2
+    assert "--config" in capsys.readouterr().err
