@@ -1,145 +1,239 @@
-"""The public contract: everything that is published, as pydantic models.
+"""Everything that is published: the public contract, with an example of each in docs/events.md and schemas beside it.
 
-An event is one self-contained JSON message in CloudEvents 1.0 structured mode
-(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md); source and id together name it for
-ever, and the same pair is the same event, however often it comes. docs/events.md shows one of each; docs/schemas/ has
-their JSON schemas, made from here.
+A message is a CloudEvents 1.0 event in structured JSON (https://github.com/cloudevents/spec, cloudevents/spec.md and
+formats/json-format.md). (source, id) names an event for ever: what arrives twice with the same two is the same event.
+A field whose value is not known is left out. Integers stay within 2**53, so that every JSON reader has them exactly;
+CloudEvents' own Integer has 32 bits, so the attributes `sequence` and `monons` are text.
 """
 
 import json
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from gateway.errors import GatewayError
 
 CONTENT_TYPE = "application/cloudevents+json"
-SCHEMA_BASE = "urn:fidget:schema:v1:"
+TOPIC_PREFIX = "fidget/v1"
+WINDOWS_MAX = 30
+"""In one prediction event."""
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quality(_Part):
-    """What a window was made of."""
-
-    interpolated: Fraction = Field(description="share of its samples that were lost and interpolated")
-    saturated: bool = Field(description="some sample stood at the limit of the sensor's range")
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+"""Hexadecimal; a whole SHA-256 or its beginning."""
+Session = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""64 bits, hexadecimal."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[Share, AfterValidator(lambda p: round(p, 7))]
+"""Seven decimals: what a float32 can tell."""
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Microseconds = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class WindowRecord(_Part):
-    """The answer for one window of a session."""
+class EventRejected(GatewayError):
+    """A message is not an event of this contract."""
 
-    number: int = Field(ge=0, description="the window starts at sample number x hop of its session")
-    start_s: float = Field(ge=0, description="seconds of device time from the session's first sample")
-    time: str | None = Field(None, description="UTC of its first sample (RFC 3339), if the clock was trusted")
-    uncertainty_s: float | None = Field(None, ge=0, description="of `time` against the wearable's clock")
+    exit_code = 2
+
+
+class _Model(BaseModel):
+    """Unknown fields are passed over: later versions may add some."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+# Data.
+
+
+class Reason(StrEnum):
+    """Why a window has no activity."""
+
+    FRAME_UNKNOWN = "frame_unknown"
+    """How the wearable is mounted is not known, so the model's axes are not."""
+    LOW_CONFIDENCE = "low_confidence"
+    SATURATED = "saturated"
+    INTERPOLATED = "interpolated"
+
+
+class Quality(_Model):
+    """interpolated: the share of the window's samples that are. saturated: some sample stood at the sensor's limit."""
+
+    interpolated: Share = 0.0
+    saturated: bool = False
+
+
+class WindowRecord(_Model):
+    """One window's answer. number: of the window in its session; start_s: of device time since the session's sample 0.
+
+    taken_mono_us: when its first sample was taken, on the monotonic clock of the boot that is the event's `bootid`,
+    give or take taken_uncertainty_us; in UTC it is the event's `time` + taken_mono_us - `monons` / 1000, or what a
+    clock event says of that boot. activity: the most probable one, also where the decision is not for it.
+    """
+
+    number: Count
+    start_s: float = Field(ge=0)
+    taken_mono_us: Microseconds | None = None
+    taken_uncertainty_us: Microseconds | None = None
     decision: Literal["activity", "uncertain"]
-    reasons: tuple[Literal["frame_unknown"], ...] = Field((), description="why it is uncertain")
-    activity: str = Field(description="the label with the highest probability")
-    confidence: Fraction = Field(description="that probability")
-    probabilities: dict[str, Fraction]
-    quality: Quality
+    reasons: tuple[Reason, ...] = ()
+    activity: str
+    confidence: Probability
+    probabilities: dict[str, Probability] = Field(min_length=2)
+    quality: Quality = Quality()
+
+    @model_validator(mode="after")
+    def _decided(self) -> "WindowRecord":
+        if (self.decision == "uncertain") != bool(self.reasons):
+            raise ValueError('reasons belong to decision "uncertain", which has at least one')
+        if self.probabilities.get(self.activity) != self.confidence:
+            raise ValueError("confidence is the probability of the activity")
+        return self
 
 
-class PredictionData(_Part):
-    session: Hex64
-    windows: tuple[WindowRecord, ...] = Field(min_length=1, max_length=30)
-    window: int = Field(gt=0, description="samples of a window")
-    hop: int = Field(gt=0, description="samples from the start of one window to that of the next")
+class PredictionData(_Model):
+    """Windows of one session: `window` samples long, `hop` samples apart, at rate_hz.
+
+    bundle: digest of the model's bundle. derivation: digest of all that makes the answers: bundle, variant, settings
+    and version of the pipeline.
+    """
+
+    session: Session
     rate_hz: float = Field(gt=0)
-    bundle: str = Field(description="digest of the model bundle")
+    window: int = Field(gt=0)
+    hop: int = Field(gt=0)
+    bundle: Digest
     variant: str
-    derivation: str = Field(description="digest of bundle, variant, settings and version of the pipeline")
+    derivation: Digest
+    windows: tuple[WindowRecord, ...] = Field(min_length=1, max_length=WINDOWS_MAX)
 
 
-class FeatureDrift(_Part):
-    sketch: str = Field(description="base64 of a serialized Apache DataSketches kll_floats_sketch, k = 200")
-    min: float
-    max: float
+class FeatureDrift(_Model):
+    """One feature over a period. Units stand in its name.
+
+    sketch: base64 of a serialized `kll_floats_sketch` of Apache DataSketches with k 200; sketches can be merged.
+    shift: of the mean from the bundle's reference, in the reference's standard deviations; distance: the largest
+    difference of the two distribution functions (Kolmogorov).
+    """
+
+    sketch: str = Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$")
+    minimum: float
+    maximum: float
     mean: float
-    shift: float | None = Field(None, description="of the mean, in standard deviations of the bundle's reference")
-    distance: Fraction | None = Field(None, description="Kolmogorov distance from the bundle's reference")
+    shift: float | None = None
+    distance: Share | None = None
 
 
-class DriftData(_Part):
-    session: Hex64
-    start_s: float = Field(ge=0, description="of the period, in device time from the session's first sample")
-    end_s: float
+class DriftData(_Model):
+    """The windows of one session that began from start_s to end_s (exclusive) of its device time."""
+
+    session: Session
+    start_s: float = Field(ge=0)
+    end_s: float = Field(gt=0)
     windows: int = Field(gt=0)
-    bundle: str
+    bundle: Digest
     features: dict[str, FeatureDrift]
 
 
-class ClockData(_Part):
-    """Maps a boot's monotonic time to UTC: utc_ns = monotonic_ns + offset_ns. Amends what was sent without `time`."""
+class ClockData(_Model):
+    """UTC = monotonic time of this boot + offset_us, give or take uncertainty_us: also for what was said before."""
 
     boot: str
-    offset_ns: int
-    uncertainty_ns: int = Field(ge=0)
+    offset_us: int = Field(gt=-(2**53), lt=2**53)
+    uncertainty_us: Microseconds
 
 
-class WearableState(_Part):
-    link: Literal["connected", "disconnected"]
-    firmware: str | None = None
-    battery_percent: int | None = Field(None, ge=0, le=100)
-    ring_held: int | None = Field(None, ge=0, description="samples in the wearable's ring")
-    ring_capacity: int | None = Field(None, ge=0)
-    ring_overwritten: int | None = Field(None, ge=0, description="samples overwritten before anyone took them")
-    windows: int = Field(ge=0, description="windows answered since the store began; so are the next")
-    windows_broken: int = Field(ge=0)
-    samples_interpolated: int = Field(ge=0)
-    samples_lost: int = Field(ge=0)
-    frames_malformed: int = Field(ge=0)
+class GatewayState(_Model):
+    """start: how many times the gateway has been started; connection: to the broker, since that start."""
 
-
-class GatewayState(_Part):
+    of: Literal["gateway"] = "gateway"
     status: Literal["online", "offline"]
-    connection: str = Field(description="of the broker session: an old death is told from a new one by it")
+    start: Count
+    connection: Count = 0
     version: str
 
 
-class _Event(_Part):
+class WearableState(_Model):
+    """ring: the wearable's memory for samples that nobody has acknowledged, in samples; overwritten: before anybody had.
+
+    The other counts are of windows, samples and frames since the gateway's store began.
+    """
+
+    of: Literal["wearable"] = "wearable"
+    link: Literal["connected", "disconnected"]
+    firmware: str | None = None
+    battery_percent: int | None = Field(None, ge=0, le=100)
+    ring_held: Count | None = None
+    ring_capacity: Count | None = None
+    ring_overwritten: Count | None = None
+    windows: Count = 0
+    windows_broken: Count = 0
+    samples_interpolated: Count = 0
+    samples_lost: Count = 0
+    frames_malformed: Count = 0
+
+
+# Events.
+
+
+class _Event(_Model):
+    """CloudEvents' attributes. time: only where the clock was trusted; bootid and monons (ns) always.
+
+    gateway: which one published it; source and id do not depend on that.
+    """
+
     specversion: Literal["1.0"] = "1.0"
-    id: str
-    source: str = Field(description="urn:fidget:wearable:ID, or urn:fidget:gateway:ID for what is the gateway's own")
-    subject: str | None = Field(None, description="the wearer's pseudonym, where one is assigned")
-    time: str | None = Field(None, description="RFC 3339; absent while the gateway's clock is not trusted")
+    id: str = Field(min_length=1)
+    source: str = Field(pattern=r"^urn:fidget:(wearable|gateway):[^:\s]+$")
+    type: str
+    subject: str | None = None
+    time: str | None = Field(None, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
     datacontenttype: Literal["application/json"] = "application/json"
+    dataschema: str
+    sequence: str | None = Field(None, pattern=r"^[0-9]{10,}$")
     gateway: str
-    boot: str = Field(description="the boot of the gateway that monons belongs to")
-    monons: str = Field(pattern=r"^[0-9]+$", description="monotonic ns of that boot, as text: it may pass 53 bits")
+    bootid: str
+    monons: str = Field(pattern=r"^[0-9]+$")
 
 
 class Prediction(_Event):
+    """sequence: the number of its first window."""
+
     type: Literal["fidget.prediction.v1"] = "fidget.prediction.v1"
-    dataschema: str = SCHEMA_BASE + "prediction"
-    sequence: str = Field(pattern=r"^[0-9]{10}$", description="number of the first window, so that text order is order")
+    dataschema: Literal["urn:fidget:schema:prediction:v1"] = "urn:fidget:schema:prediction:v1"
     data: PredictionData
 
 
 class Drift(_Event):
     type: Literal["fidget.drift.v1"] = "fidget.drift.v1"
-    dataschema: str = SCHEMA_BASE + "drift"
+    dataschema: Literal["urn:fidget:schema:drift:v1"] = "urn:fidget:schema:drift:v1"
     data: DriftData
 
 
 class Clock(_Event):
+    """Amends what was published before: the clock of this boot is trusted now."""
+
     type: Literal["fidget.clock.v1"] = "fidget.clock.v1"
-    dataschema: str = SCHEMA_BASE + "clock"
+    dataschema: Literal["urn:fidget:schema:clock:v1"] = "urn:fidget:schema:clock:v1"
     data: ClockData
 
 
 class State(_Event):
+    """Retained by the broker."""
+
     type: Literal["fidget.state.v1"] = "fidget.state.v1"
-    dataschema: str = SCHEMA_BASE + "state"
-    data: WearableState | GatewayState
+    dataschema: Literal["urn:fidget:schema:state:v1"] = "urn:fidget:schema:state:v1"
+    data: Annotated[GatewayState | WearableState, Field(discriminator="of")]
 
 
 Event = Prediction | Drift | Clock | State
 KINDS: dict[str, type[Event]] = {"prediction": Prediction, "drift": Drift, "clock": Clock, "state": State}
+"""By the last level of the topic."""
+
+_any_event: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+# Names.
 
 
 def wearable_source(wearable: str) -> str:
@@ -151,31 +245,63 @@ def gateway_source(gateway: str) -> str:
 
 
 def prediction_id(session: int, number: int, derivation: str) -> str:
+    """number: of the event's first window."""
     return f"{session:016x}-{number}-{derivation}"
 
 
 def drift_id(session: int, start_s: float) -> str:
-    return f"{session:016x}-{start_s:g}"
+    start = f"{start_s:.3f}".rstrip("0").rstrip(".")
+    return f"{session:016x}-{start}-drift"
+
+
+def gateway_state_id(start: int, connection: int, status: str) -> str:
+    return f"{start}-{connection}-{status}"
+
+
+def wearable_state_id(row: int, boot_id: str) -> str:
+    """row: of the journal, whose numbers one store never gives twice; the boot id tells stores apart."""
+    return f"{boot_id}-{row}-state"
+
+
+def sequence(number: int) -> str:
+    """Ordered as text too (CloudEvents' extension "sequence")."""
+    return f"{number:010d}"
 
 
 def topic_of(prefix: str, gateway: str, wearable: str | None, kind: str) -> str:
-    """PREFIX/GATEWAY/WEARABLE/KIND, without the wearable for what is the gateway's own."""
-    return "/".join([prefix, gateway, *([wearable] if wearable else []), kind])
+    """wearable None: the gateway's own."""
+    return "/".join(part for part in (prefix, gateway, wearable, kind) if part is not None)
+
+
+def rfc3339(utc_ns: int) -> str:
+    """To the microsecond, rounded down."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=utc_ns // 1000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+# Bytes.
 
 
 def encode(event: Event) -> bytes:
-    """Compact JSON, UTF-8, absent attributes left out (CloudEvents knows no null)."""
+    """Compact JSON, UTF-8; the same event gives the same bytes."""
     return event.model_dump_json(exclude_none=True).encode()
 
 
 def decode(payload: bytes) -> Event:
-    """Raises ValueError for what is not one of these events."""
-    kind = str(json.loads(payload).get("type", "")).removeprefix("fidget.").removesuffix(".v1")
-    if kind not in KINDS:
-        raise ValueError(f"event type {kind!r}: expected one of {', '.join(KINDS)}")
-    return KINDS[kind].model_validate_json(payload)
+    """Raises EventRejected."""
+    try:
+        return _any_event.validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "message"
+        raise EventRejected(f"event: {where}: {first['msg']}") from None
 
 
-def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of one kind of event."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **KINDS[kind].model_json_schema()}
+def schema(kind: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of one kind of event."""
+    made = KINDS[kind].model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:fidget:schema:{kind}:v1", **made}
+
+
+def schema_text(kind: str) -> str:
+    """As it stands in docs/schemas/."""
+    return json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
