@@ -284,6 +284,7 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._width:
             self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
 
     def say(self, text: str) -> None:
         if self._stream.isatty():
