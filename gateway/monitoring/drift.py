@@ -114,6 +114,7 @@ def standardised_shift(mean: float, reference: Reference) -> float:
 def kolmogorov_distance(sketch: Any, quantiles: Sequence[tuple[float, float]]) -> float:
     """sup |F - G| over the reference's quantile points, F from the sketch (values up to and including the point)."""
     ranks: dict[float, float] = {}
-    for rank, value in quantiles:  # equal values: the highest rank is the distribution function there
+    for rank, exact in quantiles:  # of equal values the highest rank is the distribution function there
+        value = float(np.float32(exact))  # as the sketch keeps its own, or an atom would lie beside itself
         ranks[value] = max(rank, ranks.get(value, 0.0))
     return max(abs(float(sketch.get_rank(value, True)) - rank) for value, rank in ranks.items())

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 from datasketches import kll_floats_sketch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from gateway.monitoring.drift import DriftPeriod, DriftSettings, Reference
+from gateway.monitoring.drift import KLL_K, DriftPeriod, DriftSettings, Reference, kolmogorov_distance
 from gateway.monitoring.features import FEATURES
 
 SETTINGS = DriftSettings(period_s=900)
@@ -65,6 +67,26 @@ def test_a_constant_feature_is_compared_without_dividing_by_zero():
     summary = made.summary(0, known)
     assert summary.features["Ax_mean_m_s2"].shift == 0
     assert summary.features["Ax_mean_m_s2"].distance == pytest.approx(0.01)
+
+
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=KLL_K // 2),
+    st.lists(st.floats(-100, 100), min_size=1, max_size=20),
+)
+def test_the_distance_is_that_of_the_distribution_functions(sample, training):
+    """Below k values a sketch is exact, so counting is the oracle."""
+    training = np.float32(sorted(training))
+    quantiles = [((i + 1) / len(training), float(value)) for i, value in enumerate(training)]
+    sketch = kll_floats_sketch(KLL_K)
+    sketch.update(np.float32(sample))
+    expected = max(abs(np.mean(np.float32(sample) <= v) - np.mean(training <= v)) for v in training)
+    assert kolmogorov_distance(sketch, quantiles) == pytest.approx(expected, abs=1e-9)
+
+
+def test_values_that_are_one_in_single_precision_are_not_apart():
+    sketch = kll_floats_sketch(KLL_K)
+    sketch.update(0.1)
+    assert kolmogorov_distance(sketch, [(0.0, 0.1 - 1e-12), (0.5, 0.1), (1.0, 0.1 + 1e-12)]) == 0
 
 
 def test_without_a_reference_there_is_no_distance():
