@@ -64,6 +64,11 @@ class Clock:
         self._simulated = simulated
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
+    @property
+    def speed(self) -> float:
+        """How many seconds of its time pass in one."""
+        return 1.0 if self._simulated is None else self._simulated.speed
+
     def now(self) -> Instant:
         if self._simulated is None:
             utc_ns = time.time_ns()

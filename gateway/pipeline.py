@@ -53,7 +53,6 @@ class Shown:
 
     answer: Answer | None = None
     inferred: int = 0
-    samples_per_s: float = 0.0
     faults: dict[str, int] = field(default_factory=dict)
 
 

@@ -185,7 +185,7 @@ class LinkRunner:
 
     def _entered(self, was: State, event: rules.Event) -> None:
         state = self._link.state
-        log.info("%s: %s%s", self.address, state, f" ({self._link.why})" if state is State.CLOSING else "")
+        log.debug("%s: %s%s", self.address, state, f" ({self._link.why})" if state is State.CLOSING else "")
         self._radio.listen(self.address, state in LISTENING)
         if state is State.CLOSING:
             match event:

@@ -3,18 +3,15 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 
 from gateway import events
 from gateway.clock import Instant
-from gateway.motion.clockfit import Label
 from gateway.motion.samples import Float32
 from gateway.store.rows import LoggedEvent
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
 PIPELINE_VERSION = 1
 """Raised whenever the same journal gives other windows or other answers."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class Answer:
     activity: str
     confidence: float
     probabilities: dict[str, float]
-    reasons: tuple[str, ...]
+    reasons: tuple[events.Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,6 @@ class EventMaker:
     gateway: str
     wearable: str
     wearer: str | None
-    topic_prefix: str
     model: Model
     derivation: str
     frame_known: bool
@@ -61,20 +57,23 @@ class EventMaker:
         """probabilities: (labels,), in the order of the model's."""
         by_label = {label: float(p) for label, p in zip(self.model.labels, probabilities, strict=True)}
         activity = max(by_label, key=by_label.__getitem__)
-        return Answer(activity, by_label[activity], by_label, () if self.frame_known else ("frame_unknown",))
+        return Answer(
+            activity, by_label[activity], by_label, () if self.frame_known else (events.Reason.FRAME_UNKNOWN,)
+        )
 
     def prediction(self, window: WindowReady, answer: Answer) -> LoggedEvent:
         model = self.model
+        taken = window.taken if window.taken and window.taken.mono_ns >= 0 else None  # else of an earlier boot
         record = events.WindowRecord(
             number=window.number,
             start_s=window.number * model.hop / model.rate_hz,
-            time=sample_utc(window.taken, window.at),
-            uncertainty_s=window.taken.uncertainty_ns / 1e9 if window.taken and window.at.utc_synced else None,
+            taken_mono_us=taken and taken.mono_ns // 1000,
+            taken_uncertainty_us=taken and taken.uncertainty_ns // 1000,
             decision="uncertain" if answer.reasons else "activity",
             reasons=answer.reasons,
             activity=answer.activity,
-            confidence=round(answer.confidence, 7),
-            probabilities={label: round(p, 7) for label, p in answer.probabilities.items()},
+            confidence=answer.confidence,
+            probabilities=answer.probabilities,
             quality=events.Quality(interpolated=window.interpolated / model.window, saturated=window.saturated),
         )
         data = events.PredictionData(
@@ -93,9 +92,9 @@ class EventMaker:
             subject=self.wearer,
             time=utc(window.at),
             gateway=self.gateway,
-            boot=window.at.boot_id,
+            bootid=window.at.boot_id,
             monons=str(window.at.mono_ns),
-            sequence=f"{window.number:010d}",
+            sequence=events.sequence(window.number),
             data=data,
         )
         return self._logged("prediction", event, window.at)
@@ -104,7 +103,12 @@ class EventMaker:
         summary = ready.summary
         features = {
             name: events.FeatureDrift(
-                sketch=f.sketch, min=f.minimum, max=f.maximum, mean=f.mean, shift=f.shift, distance=f.distance
+                sketch=f.sketch,
+                minimum=f.minimum,
+                maximum=f.maximum,
+                mean=f.mean,
+                shift=f.shift,
+                distance=f.distance,
             )
             for name, f in summary.features.items()
         }
@@ -122,7 +126,7 @@ class EventMaker:
             subject=self.wearer,
             time=utc(ready.at),
             gateway=self.gateway,
-            boot=ready.at.boot_id,
+            bootid=ready.at.boot_id,
             monons=str(ready.at.mono_ns),
             data=data,
         )
@@ -144,19 +148,19 @@ class EventMaker:
             frames_malformed=counters.malformed,
         )
         event = events.State(
-            id=f"{self.gateway}-{ready.row}",
+            id=events.wearable_state_id(ready.row, ready.at.boot_id),
             source=events.wearable_source(self.wearable),
             subject=self.wearer,
             time=utc(ready.at),
             gateway=self.gateway,
-            boot=ready.at.boot_id,
+            bootid=ready.at.boot_id,
             monons=str(ready.at.mono_ns),
             data=data,
         )
         return self._logged("state", event, ready.at)
 
     def _logged(self, kind: str, event: events.Event, at: Instant) -> LoggedEvent:
-        topic = events.topic_of(self.topic_prefix, self.gateway, self.wearable, kind)
+        topic = events.topic_of(events.TOPIC_PREFIX, self.gateway, self.wearable, kind)
         return logged(kind, self.wearable, event, topic, at, retain=kind == "state")
 
 
@@ -169,32 +173,23 @@ def logged(
     )
 
 
-def clock_event(gateway: str, topic_prefix: str, at: Instant, uncertainty_ns: int) -> LoggedEvent:
+def clock_event(gateway: str, at: Instant, uncertainty_ns: int) -> LoggedEvent:
     """What this boot's monotonic time is in UTC, as known now."""
     event = events.Clock(
         id=f"{at.boot_id}-{at.mono_ns}",
         source=events.gateway_source(gateway),
         time=utc(at),
         gateway=gateway,
-        boot=at.boot_id,
+        bootid=at.boot_id,
         monons=str(at.mono_ns),
-        data=events.ClockData(boot=at.boot_id, offset_ns=at.utc_ns - at.mono_ns, uncertainty_ns=uncertainty_ns),
+        data=events.ClockData(
+            boot=at.boot_id, offset_us=(at.utc_ns - at.mono_ns) // 1000, uncertainty_us=uncertainty_ns // 1000
+        ),
     )
-    topic = events.topic_of(topic_prefix, gateway, None, "clock")
+    topic = events.topic_of(events.TOPIC_PREFIX, gateway, None, "clock")
     return logged("clock", None, event, topic, at, retain=False)
 
 
 def utc(at: Instant) -> str | None:
-    """RFC 3339, ms; None while the clock is not trusted."""
-    return rfc3339(at.utc_ns) if at.utc_synced else None
-
-
-def sample_utc(taken: Label | None, at: Instant) -> str | None:
-    if taken is None or not at.utc_synced:
-        return None
-    return rfc3339(at.utc_ns + taken.mono_ns - at.mono_ns)
-
-
-def rfc3339(utc_ns: int) -> str:
-    moment = _EPOCH + timedelta(milliseconds=utc_ns // 10**6)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """None while the clock is not trusted."""
+    return events.rfc3339(at.utc_ns) if at.utc_synced else None

@@ -88,6 +88,7 @@ Output = WindowReady | DriftReady | StateReady | Acknowledge
 class Counters:
     """Since the store began, for this wearable; windows and samples."""
 
+    samples: int = 0
     windows: int = 0
     interpolated: int = 0
     broken: int = 0
@@ -175,6 +176,8 @@ class Stream:
         match piece:
             case Block(number, first, tick, values, saturated):
                 session.clock.seen(first, tick)
+                new = session.windows.covered.missing(first, first + len(values))
+                self.counters.samples += sum(high - low for low, high in new)
                 return self._settled(number, session.windows.add(first, values, saturated), at)
             case Lost(number, first, end):
                 return self._lose(number, first, end, at)

@@ -1,0 +1,370 @@
+"""The composition root: the only place that constructs rooms and joins them.
+
+Each wearable has a pipeline (journal, stream, inference, events) and a link runner; all share one writer thread, one
+interpreter thread, one radio and one publisher. A broker or a radio that is away stops none of the others.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gateway.ble import open_radio
+from gateway.ble.radio import Radio
+from gateway.ble.runner import LinkRunner
+from gateway.bundle import Bundle, load_bundle
+from gateway.clock import Clock, Instant
+from gateway.config import Config, WearableSettings
+from gateway.errors import InputRejected
+from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
+from gateway.inference import Predictor, load_predictor
+from gateway.monitoring.drift import Reference
+from gateway.motion.axes import parse_axes
+from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.windows import WindowShape
+from gateway.pipeline import Pipeline
+from gateway.profiles import profile_of
+from gateway.profiles.conversation import Kind
+from gateway.store import Committed, Store, Writer
+from gateway.store.errors import StoreFull
+from gateway.store.rows import Derived
+from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest
+from gateway.stream.progress import Progress
+from gateway.stream.stream import SNAPSHOT_VERSION, Stream, decoder_state
+from gateway.sync import Publisher
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""Status, health, the clock and the watchdog are looked at so often."""
+FULL_ROOM_BYTES = 1 << 15
+"""A wearable that was left alone because the store was full is taken up again once there is so much room."""
+STOP_LINKS_S = 5.0
+"""A clean disconnect on BlueZ takes 2 s."""
+STOP_PUBLISH_S = 3.0
+"""For the farewell and what is in flight; what is left is sent at the next start."""
+CLOCK_STEP_NS = 500_000_000
+"""UTC that has moved so far against monotonic time is told anew."""
+CLOCK_UNCERTAINTY_NS = 100_000_000
+"""Of a clock that the kernel calls synchronized: NTP over the Internet is within tens of ms (RFC 5905, 1)."""
+
+
+class Wearable:
+    """One wearable's pipeline and link, for the daemon's whole life."""
+
+    def __init__(self, settings: WearableSettings, pipeline: Pipeline, writer: Writer, clock: Clock) -> None:
+        self.settings = settings
+        self.pipeline = pipeline
+        self.runner: LinkRunner | None = None
+        self.rate_hz = 0.0
+        self._samples, self._samples_ns = pipeline.stream.counters.samples, clock.mono_ns()
+        self._writer, self._clock = writer, clock
+        self._profile = profile_of(settings.profile)
+        self._full, self._room = asyncio.Event(), asyncio.Event()
+
+    def link_up(self, radio: Radio, speed: float) -> None:
+        """A runner with a conversation that knows what the journal holds."""
+        self._full.clear()
+        self.runner = LinkRunner(
+            self.settings.address,
+            self._profile.conversation(self.pipeline.stream.coverage()),
+            radio,
+            services=[self._profile.service_uuid],
+            silence_s=self._profile.silence_s,
+            now_ns=self._clock.mono_ns,
+            real_delay_s=lambda span_ns: span_ns / 1e9 / speed,
+            observe=self._observe,
+            on_state=self._state,
+            on_fault=self._fault,
+        )
+        self.pipeline.attach(self.runner.deliver)
+
+    def _observe(self, kind: Kind, payload: bytes) -> None:
+        if self._full.is_set():
+            return
+        try:
+            self.pipeline.observe(kind, payload, self._clock.now())
+        except StoreFull as full:
+            log.warning("%s: %s; its samples stay on it", self.settings.id, full)
+            self._full.set()
+            self._room.clear()
+
+    def _state(self, state: str) -> None:
+        why = f" ({self.runner.why})" if self.runner is not None and state in ("closing", "backing off") else ""
+        log.info("%s: %s%s", self.settings.id, state, why)
+
+    def _fault(self, name: str, detail: str) -> None:
+        faults = self.pipeline.shown.faults
+        faults[name] = faults.get(name, 0) + 1
+        log.log(logging.DEBUG if name == "duplicate" else logging.INFO, "%s: %s: %s", self.settings.id, name, detail)
+
+    async def run(self, radio: Radio, speed: float) -> None:
+        """The link until cancelled. When the store is full the wearable keeps its samples, and is asked again later."""
+        while True:
+            assert self.runner is not None
+            running = asyncio.create_task(self.runner.run())
+            try:
+                await self._full.wait()
+                await self.runner.stop()
+            finally:
+                running.cancel()
+            await self._room.wait()
+            self.link_up(radio, speed)
+
+    def committed(self, row: int) -> None:
+        self.pipeline.committed(row)
+        if self._full.is_set() and self._writer.room() >= FULL_ROOM_BYTES:
+            self._room.set()
+
+    def measure(self) -> None:
+        """Samples a second since the last time, backlog included."""
+        now_ns, samples = self._clock.mono_ns(), self.pipeline.stream.counters.samples
+        if now_ns > self._samples_ns:
+            self.rate_hz = (samples - self._samples) * 1e9 / (now_ns - self._samples_ns)
+        self._samples, self._samples_ns = samples, now_ns
+
+    def status(self) -> dict[str, Any]:
+        stream, shown, runner = self.pipeline.stream, self.pipeline.shown, self.runner
+        return {
+            "link": runner.state if runner else "stopped",
+            "why": runner.why if runner else "",
+            "rssi_dbm": runner.rssi_dbm if runner else None,
+            "rate_hz": round(self.rate_hz, 1),
+            "activity": shown.answer.activity if shown.answer else None,
+            "probability": shown.answer.confidence if shown.answer else None,
+            "uncertain": list(shown.answer.reasons) if shown.answer else [],
+            "windows": stream.counters.windows,
+            "windows_broken": stream.counters.broken,
+            "samples_lost": stream.counters.lost_samples,
+            "frames_malformed": stream.counters.malformed,
+            "ring_held": stream.device.ring_held if stream.device else None,
+            "ring_capacity": stream.device.ring_capacity if stream.device else None,
+            "battery_percent": stream.device.battery_percent if stream.device else None,
+            "faults": dict(shown.faults),
+        }
+
+
+class Daemon:
+    """Everything of one run. Made by run_daemon; `run` returns after SIGTERM or SIGINT."""
+
+    def __init__(self, config: Config, clock: Clock, bundle: Bundle, predictor: Predictor, store: Store) -> None:
+        self.config, self.clock, self.store = config, clock, store
+        self.loop = asyncio.get_running_loop()
+        self.interpreter = ThreadPoolExecutor(1, "interpreter")
+        self._predictor = predictor
+        self.store_fault: str | None = None
+        self.writer = Writer(store, self.loop, self._committed, self._store_said)
+        self.model = _model(bundle, config.bundle.variant)
+        self.reference = {n: Reference.of(f.model_dump()) for n, f in (bundle.manifest.drift_reference or {}).items()}
+        self.wearables = [self._wearable(settings) for settings in config.wearables]
+        self.radio = open_radio(config.radio.backend, adapter=config.radio.adapter, transport=config.radio.transport)
+        self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
+        self._clock_offset_ns: int | None = None
+        self._manager = ServiceManager()
+
+    def _wearable(self, settings: WearableSettings) -> Wearable:
+        """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated."""
+        config, profile, model = self.config, profile_of(settings.profile), self.model
+        record = self.store.stream(settings.id)
+        snapshot = record.snapshot if record else b""
+        if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
+            raise SnapshotTooNew(settings.id, record.snapshot_version)
+        progress = Progress.decode(record.progress if record else b"")
+        stream = Stream(
+            decoder=profile.decoder(decoder_state(snapshot) if snapshot else None),
+            rate_hz=model.rate_hz,
+            shape=WindowShape(model.window, model.hop),
+            settings=config.stream,
+            drift=config.drift,
+            reference=self.reference,
+            mounting=parse_axes(settings.mounting) if settings.mounting else None,
+            progress=progress,
+        )
+        if record and snapshot:
+            stream.restore(record.snapshot_row, snapshot)
+        matters = config.stream.model_dump(exclude={"snapshot_rows"})
+        maker = EventMaker(
+            gateway=config.gateway.id,
+            wearable=settings.id,
+            wearer=settings.wearer,
+            model=model,
+            derivation=derivation_digest(model, {**matters, "mounting": settings.mounting}),
+            frame_known=settings.mounting is not None,
+        )
+        pipeline = Pipeline(
+            wearable=settings.id,
+            stream=stream,
+            progress=progress,
+            events=maker,
+            writer=self.writer,
+            infer=self._infer,
+            snapshot_rows=config.stream.snapshot_rows,
+        )
+        for row in self.store.journal_after(settings.id, stream.row):
+            pipeline.replay(row)
+        return Wearable(settings, pipeline, self.writer, self.clock)
+
+    async def _infer(self, windows: Float32) -> Float32:
+        return await self.loop.run_in_executor(self.interpreter, self._predictor.predict, windows)
+
+    def _committed(self, committed: Committed) -> None:
+        for wearable in self.wearables:
+            wearable.committed(committed.journal_row)
+        self.publisher.committed(committed.event_seq)
+
+    def _store_said(self, trouble: str | None) -> None:
+        self.store_fault = trouble
+        log.log(logging.WARNING if trouble else logging.INFO, "store: %s", trouble or "writes again")
+
+    async def run(self, status_file: Path | None) -> None:
+        """Until SIGTERM or SIGINT; then stops collecting, commits, and says farewell to the broker."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, stopping.set)
+        speed = self.clock.speed
+        for wearable in self.wearables:
+            wearable.link_up(self.radio, speed)
+        publishing = asyncio.create_task(self.publisher.run())
+        publishing.add_done_callback(lambda _: stopping.set())  # it ends by itself only through a fault of its own
+        async with asyncio.TaskGroup() as tasks:
+            working = [
+                tasks.create_task(work)
+                for work in (
+                    self.radio.run(),
+                    self._watch(status_file),
+                    *(w.run(self.radio, speed) for w in self.wearables),
+                    *(w.pipeline.run() for w in self.wearables),
+                )
+            ]
+            self._manager.ready()
+            log.info("collecting from %d wearables", len(self.wearables))
+            await stopping.wait()
+            self._manager.stopping()
+            await self._stop_links()
+            for task in working:
+                task.cancel()
+        for wearable in self.wearables:
+            await wearable.pipeline.drain()
+            wearable.pipeline.take_snapshot()
+            await wearable.pipeline.drain()
+        await self.writer.flush()
+        await self.publisher.stop(STOP_PUBLISH_S)
+        publishing.cancel()
+        (ended,) = await asyncio.gather(publishing, return_exceptions=True)
+        await self.writer.close()
+        if status_file is not None:
+            self._write_status(status_file)
+        log.info("stopped; everything collected is committed")
+        if isinstance(ended, Exception):
+            raise ended
+
+    async def _stop_links(self) -> None:
+        stops = [asyncio.create_task(w.runner.stop()) for w in self.wearables if w.runner is not None]
+        if stops:
+            _, late = await asyncio.wait(stops, timeout=STOP_LINKS_S)
+            for stop in late:
+                stop.cancel()
+
+    async def _watch(self, status_file: Path | None) -> None:
+        """Once a second: clock, health, watchdog, status."""
+        watchdog_s = watchdog_interval_s()
+        while True:
+            now = self.clock.now()
+            self._tell_clock(now)
+            for wearable in self.wearables:
+                wearable.measure()
+            verdict = self._verdict()
+            self._manager.status(str(verdict))
+            if watchdog_s is not None:
+                self._manager.watchdog()
+            if status_file is not None:
+                self._write_status(status_file)
+            await asyncio.sleep(min(TICK_S, watchdog_s or TICK_S))
+
+    def _tell_clock(self, now: Instant) -> None:
+        """A clock event for a boot once UTC is trusted, and again when it was set."""
+        offset_ns = now.utc_ns - now.mono_ns
+        known_ns = self._clock_offset_ns
+        if not now.utc_synced or (known_ns is not None and abs(offset_ns - known_ns) < CLOCK_STEP_NS):
+            return
+        self._clock_offset_ns = offset_ns
+        event = clock_event(self.config.gateway.id, now, CLOCK_UNCERTAINTY_NS)
+        self.writer.derived(Derived(None, events=(event,)))
+
+    def _verdict(self) -> Verdict:
+        links = {
+            w.settings.id: LinkFacts(w.runner.state, w.runner.state == "streaming") for w in self.wearables if w.runner
+        }
+        return judge(
+            Facts(
+                radio_fault=None if self.radio.available else self.radio.status,
+                store_fault=self.store_fault,
+                broker_connected=self.publisher.connected,
+                broker=self.publisher.state,
+                events_waiting=self.publisher.waiting,
+                wearables=links,
+            )
+        )
+
+    def _write_status(self, file: Path) -> None:
+        """Replaced as a whole, so that no reader sees half of it."""
+        verdict, now = self._verdict(), self.clock.now()
+        status = {
+            "pid": os.getpid(),
+            "gateway": self.config.gateway.id,
+            "time_utc_ns": now.utc_ns,
+            "time_trusted": now.utc_synced,
+            "health": {"level": verdict.level, "reasons": list(verdict.reasons)},
+            "radio": self.radio.status,
+            "store": self.store_fault or "ok",
+            "broker": {
+                "state": self.publisher.state,
+                "connected": self.publisher.connected,
+                "protocol": self.publisher.protocol,
+            },
+            "events": {"waiting": self.publisher.waiting, "acknowledged": self.publisher.acknowledged},
+            "bundle": {"digest": self.model.bundle, "variant": self.model.variant},
+            "wearables": {w.settings.id: w.status() for w in self.wearables},
+        }
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(json.dumps(status, indent=1) + "\n")
+        partial.replace(file)
+
+
+def _model(bundle: Bundle, variant: str | None) -> Model:
+    """What answers. Raises InputRejected for windows that this gateway cannot make."""
+    manifest = bundle.manifest
+    if tuple(manifest.channels) != CHANNELS:
+        raise InputRejected(
+            f"bundle {bundle.path}: channels {', '.join(manifest.channels)}",
+            hint=f"The gateway makes windows of {', '.join(CHANNELS)} in m/s² and deg/s.",
+        )
+    return Model(
+        bundle=bundle.digest,
+        variant=variant or manifest.default_variant,
+        labels=manifest.labels,
+        window=manifest.window,
+        hop=manifest.hop,
+        rate_hz=manifest.rate_hz,
+    )
+
+
+class SnapshotTooNew(InputRejected):
+    hint = "Run the version that wrote it, or a newer one."
+
+    def __init__(self, wearable: str, version: int) -> None:
+        found = f"snapshot version {version}, this program knows up to {SNAPSHOT_VERSION}"
+        super().__init__(f"store: {wearable}: {found}")
+
+
+async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None = None) -> None:
+    """Runs until SIGTERM or SIGINT. Raises GatewayError where it cannot start."""
+    bundle = load_bundle(config.bundle.path)
+    predictor = load_predictor(bundle, config.bundle.variant)
+    with Store.open(config.store) as store:
+        daemon = Daemon(config, clock, bundle, predictor, store)
+        await daemon.run(status_file)
