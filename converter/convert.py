@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
@@ -95,35 +97,39 @@ def convert(
     )
     contents = {f"{kind}.tflite": files[kind] for kind in formats} | {MODEL_CARD_FILE: text.encode()}
     members = {file: member(file, content) for file, content in contents.items()}
-    manifest = Manifest(
-        model=Model(
-            name=title,
-            architecture=network.architecture,
-            keras_sha256=source.sha256,
-            keras_version=source.keras_version,
-            keras_saved=source.saved,
-        ),
-        labels=config.labels,
-        window=network.window,
-        hop=config.hop,
-        rate_hz=config.rate_hz,
-        channels=CHANNELS,
-        units=UNITS,
-        frame=frame,
-        frame_description=frame_description,
-        wrist=wrist,
-        preprocessing=Preprocessing(mean=config.mean, scale=config.scale, source_sha256=config.sha256),
-        variants={kind.value: _variant(members[f"{kind}.tflite"], files[kind], parities[kind]) for kind in formats},
-        default_variant=default,
-        default_reason=reason,
-        model_card=members[MODEL_CARD_FILE],
-        provenance=Provenance(
-            converter_version=_version("fidget-gateway"),
-            libraries={library: _version(library) for library in _LIBRARIES},
-            created_utc=created_utc,
-        ),
-        drift_reference=_drift_reference(drift_reference),
-    )
+    try:
+        manifest = Manifest(
+            model=Model(
+                name=title,
+                architecture=network.architecture,
+                keras_sha256=source.sha256,
+                keras_version=source.keras_version,
+                keras_saved=source.saved,
+            ),
+            labels=config.labels,
+            window=network.window,
+            hop=config.hop,
+            rate_hz=config.rate_hz,
+            channels=CHANNELS,
+            units=UNITS,
+            frame=frame,
+            frame_description=frame_description,
+            wrist=wrist,
+            preprocessing=Preprocessing(mean=config.mean, scale=config.scale, source_sha256=config.sha256),
+            variants={kind.value: _variant(members[f"{kind}.tflite"], files[kind], parities[kind]) for kind in formats},
+            default_variant=default,
+            default_reason=reason,
+            model_card=members[MODEL_CARD_FILE],
+            provenance=Provenance(
+                converter_version=_version("fidget-gateway"),
+                libraries={library: _version(library) for library in _LIBRARIES},
+                created_utc=created_utc,
+            ),
+            drift_reference=_drift_reference(drift_reference),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputRejected(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     return write_bundle(out, manifest, contents, replace=replace)
 
 

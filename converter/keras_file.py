@@ -42,6 +42,8 @@ _CORRUPT_ZIP = (
     RuntimeError,  # encrypted, an unknown compression, or JSON nested without end
     *(KeyError, ValueError),  # a member is missing, or no JSON
 )
+_CORRUPT_CONTENT = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What taking a config or HDF5 file for something else than it is comes to."""
 _ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
 
 Shape = tuple[int, ...]
@@ -100,8 +102,9 @@ def _read_network(path: Path, config: dict[str, Any], weights: bytes) -> Network
     try:
         with h5py.File(io.BytesIO(weights), "r") as file:
             return _read_layers(path, config["config"], file)
-    except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ModelRejected(f"{path} is no intact .keras file: {type(error).__name__}: {error}") from None
+    except _CORRUPT_CONTENT as error:
+        hint = "Save the model again with Keras 3: model.save('name.keras')."
+        raise ModelRejected(f"{path} is no intact .keras file: {type(error).__name__}: {error}", hint=hint) from None
 
 
 def _read_layers(path: Path, config: dict[str, Any], file: Any) -> Network:
@@ -243,6 +246,8 @@ def _read_conv1d(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> 
         raise _Unsupported("activation='softmax'")
     (taps,), (stride,), (dilation,) = config["kernel_size"], config["strides"], config["dilation_rate"]
     filters = config["filters"]
+    if min(taps, stride, dilation) < 1:
+        raise _Unsupported(f"kernel_size={taps}, strides={stride}, dilation_rate={dilation}, expected 1 or more")
     shapes: dict[str, Shape] = {"kernel": (taps, channels, filters)}
     if config["use_bias"]:
         shapes["bias"] = (filters,)

@@ -1,0 +1,147 @@
+"""The whole way, on models saved by Keras: a bundle, or nothing."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from converter.convert import convert
+from converter.errors import ConversionFailed
+from converter.folding import fold_affines
+from gateway.bundle import TargetRejected, load_bundle
+from gateway.errors import InputRejected
+from gateway.inference import load_predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_the_bundle_answers_raw_windows_as_keras_answers_scaled_ones(reference_keras, write_config, tmp_path):
+    """The scaler is inside: probabilities within 1e-4, and the logits are theirs."""
+    import keras
+
+    bundle = convert(reference_keras, write_config(11, 200), tmp_path / "bundle", parity_windows=300)
+    config = json.loads((tmp_path / "config.json").read_text())
+    mean, scale = np.array(config["scaler_mean"]), np.array(config["scaler_scale"])
+    rng = np.random.default_rng(99)
+    windows = (mean + scale * np.cumsum(rng.normal(0, 0.2, (50, 200, 6)), axis=1)).astype(np.float32)
+    model = keras.saving.load_model(reference_keras, compile=False)
+    expected = np.asarray(model(((windows - mean) / scale).astype(np.float32), training=False))
+    outputs = load_predictor(bundle, "float32").outputs(windows)
+    assert np.abs(outputs.probabilities - expected).max() < 1e-4
+    shifted = outputs.logits - outputs.logits.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True), expected, atol=1e-4)
+
+
+def test_the_manifest_says_what_was_done(small_keras, write_config, tmp_path):
+    steps: list[str] = []
+    reference = {
+        "acc_norm_mean_m_s2": {
+            "count": 10,
+            "mean": 9.8,
+            "std": 0.1,
+            "min": 9.0,
+            "max": 10.0,
+            "quantiles": [[0.01, 9.1], [0.99, 9.9]],
+        }
+    }
+    bundle = convert(
+        small_keras,
+        write_config(),
+        tmp_path / "bundle",
+        name="small",
+        frame="-y,x,z",
+        wrist="left",
+        labels=["a", "b", "c", "d"],
+        card="# Learnt from random numbers\n",
+        drift_reference=reference,
+        created_utc=datetime(2026, 1, 2, tzinfo=UTC),
+        parity_windows=300,
+        progress=steps.append,
+    )
+    manifest = load_bundle(bundle.path).manifest
+    assert manifest.labels == ("a", "b", "c", "d")
+    assert (manifest.window, manifest.hop, manifest.rate_hz) == (24, 12, 50.0)
+    assert manifest.channels == ("Ax", "Ay", "Az", "Gx", "Gy", "Gz")
+    assert manifest.units == ("m/s^2", "m/s^2", "m/s^2", "deg/s", "deg/s", "deg/s")
+    assert (manifest.frame, manifest.wrist, manifest.model.name) == ("-y,x,z", "left", "small")
+    assert manifest.preprocessing.scale == (6.6, 4.4, 3.2, 49.9, 14.8, 14.2)
+    assert manifest.drift_reference["acc_norm_mean_m_s2"].quantiles == ((0.01, 9.1), (0.99, 9.9))
+    assert manifest.provenance.created_utc == datetime(2026, 1, 2, tzinfo=UTC)
+    assert set(manifest.provenance.libraries) == {"numpy", "keras", "tensorflow", "ai-edge-litert"}
+    assert (bundle.path / "model_card.md").read_text() == "# Learnt from random numbers\n"
+    assert list(manifest.variants) == ["float32", "dynamic"]
+    for variant in manifest.variants.values():
+        assert variant.parity.windows == 300
+        assert variant.operators["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 2
+    assert manifest.variants["float32"].parity.top1_agreement == 1
+    assert manifest.variants["float32"].parity.dp_max <= 1e-4 < manifest.variants["dynamic"].parity.dp_max
+    assert [step.split()[0] for step in steps] == ["reading", "folding", "asking", "asking", "asking", "writing"]
+
+
+def test_a_bundle_without_a_card_of_its_own_says_that_it_diagnoses_nothing(small_keras, write_config, tmp_path):
+    bundle = convert(small_keras, write_config(), tmp_path / "bundle", variants=["float32"], parity_windows=300)
+    card = (bundle.path / "model_card.md").read_text()
+    assert "no medical device" in card
+    assert "| float32 | 100.00% |" in card
+    assert list(bundle.manifest.variants) == ["float32"]
+    assert bundle.manifest.provenance.created_utc is None
+
+
+def test_the_same_input_makes_the_same_bundle(small_keras, write_config, tmp_path):
+    digests = {convert(small_keras, write_config(), tmp_path / str(i), parity_windows=300).digest for i in range(2)}
+    assert len(digests) == 1
+
+
+def test_a_model_that_does_not_say_what_keras_says_is_not_written(small_keras, write_config, tmp_path, monkeypatch):
+    """As a fault of the converter would: here the scaler is forgotten."""
+    monkeypatch.setattr("converter.convert.fold_affines", lambda layers: fold_affines(layers[1:]))
+    with pytest.raises(ConversionFailed, match="the float32 variant differs from Keras: another top class on"):
+        convert(small_keras, write_config(), tmp_path / "out" / "bundle", parity_windows=300)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_float_model_is_held_against_keras_even_where_it_is_not_written(
+    small_keras, write_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("converter.convert.fold_affines", lambda layers: fold_affines(layers[1:]))
+    with pytest.raises(ConversionFailed):
+        convert(small_keras, write_config(), tmp_path / "bundle", variants=["dynamic"], parity_windows=300)
+
+
+def test_a_target_is_refused_before_any_work(small_keras, tmp_path):
+    steps: list[str] = []
+    (tmp_path / "there").mkdir()
+    for place in (tmp_path / "there", small_keras, small_keras / "below"):
+        with pytest.raises(TargetRejected):
+            convert(small_keras, tmp_path / "none.json", place, progress=steps.append)
+    assert steps == []
+
+
+ARGUMENTS = [  # what it shows, arguments, the message
+    ("an unknown variant", {"variants": ["int4"]}, "variant 'int4': expected float32 or dynamic"),
+    ("no variant", {"variants": []}, "no variant: expected float32 or dynamic"),
+    ("too few windows", {"parity_windows": 299}, "parity on 299 windows, expected 300 or more"),
+    ("a name too long", {"name": "n" * 101, "parity_windows": 300}, "name: String should have at most 100 characters"),
+    ("axes that are none", {"frame": "x,y", "parity_windows": 300}, "frame must name each of x, y and z once"),
+]
+
+
+@pytest.mark.parametrize(("shows", "arguments", "message"), ARGUMENTS, ids=[row[0] for row in ARGUMENTS])
+def test_an_argument_that_cannot_be_is_refused(shows, arguments, message, small_keras, write_config, tmp_path):
+    with pytest.raises(InputRejected, match=message) as caught:
+        convert(small_keras, write_config(), tmp_path / "bundle", **arguments)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.real_data
+def test_the_real_model_keeps_its_answers(real_data, tmp_path):
+    """1,000 windows: the same top class on each, no probability off by more than 1e-4."""
+    model = real_data / "model"
+    bundle = convert(model / "pretrained_1dcnn_bilstm.keras", model / "config.json", tmp_path / "bundle", seed=2)
+    parity = bundle.manifest.variants["float32"].parity
+    assert (parity.windows, parity.top1_agreement) == (1000, 1.0)
+    assert parity.dp_max <= 1e-4
+    assert bundle.manifest.default_variant == "float32"
+    assert bundle.manifest.variants["dynamic"].parity.top1_agreement > 0.95

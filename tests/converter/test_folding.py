@@ -1,0 +1,81 @@
+"""Folding is exact: held against the same layers computed one after the other in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converter.folding import fold_affines
+from converter.layers import Affine, Conv1d, Dense, Flatten, Float64, Layer, Lstm, LstmCell
+
+
+def relu_or_not(values: Float64, activation: str) -> Float64:
+    return np.maximum(values, 0) if activation == "relu" else values
+
+
+def computed(layers: list[Layer], x: Float64) -> Float64:
+    """Straight from the layers' definitions."""
+    for layer in layers:
+        match layer:
+            case Affine():
+                x = x * layer.scale + layer.shift
+            case Conv1d():
+                taps = len(layer.kernel)
+                rows = [np.tensordot(x[i : i + taps], layer.kernel, 2) + layer.bias for i in range(len(x) - taps + 1)]
+                x = relu_or_not(np.array(rows), layer.activation)
+            case Flatten():
+                x = x.reshape(-1)
+            case Dense():
+                x = relu_or_not(x @ layer.kernel + layer.bias, layer.activation)
+            case Lstm():
+                x = lstm(layer.forward, x)
+    return x
+
+
+def lstm(cell: LstmCell, x: Float64) -> Float64:
+    """Hochreiter and Schmidhuber (1997) with forget gates, as Keras computes it: gates i, f, c, o."""
+
+    def sigmoid(v: Float64) -> Float64:
+        return (1 + np.tanh(v / 2)) / 2
+
+    h = c = np.zeros(len(cell.recurrent))
+    outputs = []
+    for row in x:
+        i, f, g, o = np.split(row @ cell.kernel + h @ cell.recurrent + cell.bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        outputs.append(h)
+    return np.array(outputs)
+
+
+@given(seed=st.integers(0, 2**32 - 1), affines=st.lists(st.sampled_from(["first", "conv", "lstm", "flat"])))
+def test_folding_changes_nothing_but_rounding(seed, affines):
+    """Affine maps anywhere, several in a row, zero and negative scales among them."""
+    rng = np.random.default_rng(seed)
+
+    def affine(channels: int, place: str) -> list[Layer]:
+        return [
+            Affine(rng.normal(0, 3, channels) * rng.integers(0, 2, channels), rng.normal(0, 3, channels))
+            for _ in range(affines.count(place))
+        ]
+
+    layers: list[Layer] = [
+        *affine(3, "first"),
+        Conv1d(rng.normal(size=(2, 3, 4)), rng.normal(size=4), "relu"),
+        *affine(4, "conv"),
+        Lstm(LstmCell(rng.normal(size=(4, 8)), rng.normal(size=(2, 8)), rng.normal(size=8)), None, sequences=True),
+        *affine(2, "lstm"),
+        Flatten(5),
+        *affine(10, "flat"),
+        Dense(rng.normal(size=(10, 3)), rng.normal(size=3), "relu"),
+        Dense(rng.normal(size=(3, 2)), rng.normal(size=2), "linear"),
+    ]
+    folded = fold_affines(layers)
+    assert not any(isinstance(layer, Affine) for layer in folded)
+    x = rng.normal(0, 5, (6, 3))
+    np.testing.assert_allclose(computed(list(folded), x), computed(layers, x), rtol=1e-9, atol=1e-9)
+
+
+def test_an_affine_map_at_the_end_has_nowhere_to_go():
+    with pytest.raises(ValueError, match="at the end"):
+        fold_affines([Flatten(3), Affine(np.ones(2), np.zeros(2))])

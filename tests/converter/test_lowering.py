@@ -1,0 +1,162 @@
+"""Reading, folding and lowering together, held against Keras itself: a case for each kind of layer and setting."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.folding import fold_affines
+from converter.keras_file import read_keras_file
+from converter.layers import Dense, Flatten
+from converter.lowering import WeightFormat, lower
+from converter.tflite import checked_operators
+from gateway.inference.interpreter import LiteRtInterpreter
+
+
+def conv(**settings: Any) -> list[Any]:
+    from keras import layers
+
+    return [layers.Conv1D(5, 3, **settings), layers.BatchNormalization(), layers.Flatten()]
+
+
+def lstm(**settings: Any) -> list[Any]:
+    from keras import layers
+
+    return [layers.LSTM(5, **settings), layers.BatchNormalization(), layers.Flatten()]
+
+
+def both_ways(**settings: Any) -> list[Any]:
+    from keras import layers
+
+    inner = layers.LSTM(5, **settings)
+    return [layers.BatchNormalization(), layers.Bidirectional(inner), layers.BatchNormalization(), layers.Flatten()]
+
+
+def normalized(**settings: Any) -> list[Any]:
+    from keras import layers
+
+    return [layers.BatchNormalization(**settings), layers.Flatten(), layers.BatchNormalization(**settings)]
+
+
+def dense(**settings: Any) -> list[Any]:
+    from keras import layers
+
+    return [layers.Flatten(), layers.Dense(5, **settings), layers.BatchNormalization()]
+
+
+def two_in_a_row() -> list[Any]:
+    from keras import layers
+
+    inner = [layers.LSTM(4, return_sequences=True), layers.LSTM(3, return_sequences=True, use_bias=False)]
+    return [*map(layers.Bidirectional, inner), layers.LSTM(6)]
+
+
+CASES: dict[str, Callable[[], list[Any]]] = {
+    "convolution": conv,
+    "convolution with stride": lambda: conv(strides=2),
+    "convolution with dilation": lambda: conv(dilation_rate=4),
+    "convolution without bias": lambda: conv(use_bias=False, activation="relu"),
+    "convolution with tanh": lambda: conv(activation="tanh"),
+    "convolution with sigmoid": lambda: conv(activation="sigmoid"),
+    "LSTM, last output": lstm,
+    "LSTM, sequences": lambda: lstm(return_sequences=True),
+    "LSTM without bias": lambda: lstm(use_bias=False),
+    "bidirectional, last outputs": both_ways,
+    "bidirectional, sequences": lambda: both_ways(return_sequences=True),
+    "LSTMs in a row": two_in_a_row,
+    "normalization first, and of a flat vector": normalized,
+    "normalization without scale": lambda: normalized(scale=False),
+    "normalization without center": lambda: normalized(center=False, epsilon=0.1),
+    "dense with relu": lambda: dense(activation="relu"),
+    "dense with tanh": lambda: dense(activation="tanh"),
+    "dense with softmax inside": lambda: dense(activation="softmax"),
+    "dense without bias": lambda: dense(use_bias=False),
+}
+
+
+def converted(path: Path, weights: WeightFormat = WeightFormat.FLOAT32) -> bytes:
+    network = read_keras_file(path).network
+    return lower(fold_affines(network.layers), window=network.window, channels=network.channels, weights=weights)
+
+
+def answers(model: bytes, windows: np.ndarray) -> np.ndarray:
+    interpreter = LiteRtInterpreter(model)
+    return np.stack([interpreter.run(window[None])[0] for window in windows])
+
+
+def keras_answers(path: Path, windows: np.ndarray) -> np.ndarray:
+    import keras
+
+    return np.asarray(keras.saving.load_model(path, compile=False)(windows, training=False))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_what_keras_says_litert_says(case, save):
+    from keras import layers
+
+    path = save([*CASES[case](), layers.Dense(3, activation="softmax")], seed=list(CASES).index(case))
+    windows = np.random.default_rng(4).normal(0, 2, (24, 24, 6)).astype(np.float32)
+    expected = keras_answers(path, windows)
+    assert expected.std(axis=0).max() > 0.003, "the model answers all windows alike: the case shows nothing"
+    np.testing.assert_allclose(answers(converted(path), windows), expected, atol=1e-5)
+    dynamic = answers(converted(path, WeightFormat.DYNAMIC), windows)
+    assert np.abs(dynamic - expected).max() < 0.25
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_cell_state_beyond_ten_is_not_clipped(save):
+    """TensorFlow's own converter clips every fused cell state at 10, which Keras does not."""
+    import keras
+    from keras import layers
+
+    path = save([layers.LSTM(4), layers.Dense(3, activation="softmax")], shape=(200, 6))
+    model = keras.saving.load_model(path, compile=False)
+    kernel, recurrent, bias = model.layers[0].get_weights()
+    bias[:] = [9.0] * 8 + [0.4, -0.4, 0.6, -0.6] + [3.0] * 4  # gates open, nothing forgotten: +-0.4 to 0.6 a step
+    model.layers[0].set_weights([kernel * 0.02, recurrent * 0, bias])
+    head, head_bias = model.layers[1].get_weights()
+    model.layers[1].set_weights([head * 3, head_bias])
+    model.save(path)
+    windows = np.random.default_rng(4).normal(0, 2, (8, 200, 6)).astype(np.float32)
+    cell = layers.LSTMCell(4)
+    cell.build((None, 6))
+    cell.set_weights(model.layers[0].get_weights())
+    *_, state = layers.RNN(cell, return_state=True)(windows)
+    assert np.abs(np.asarray(state)).min() > 20
+    np.testing.assert_allclose(answers(converted(path), windows), keras_answers(path, windows), atol=1e-6)
+
+
+def test_the_reference_architecture_takes_builtins_only(reference_keras):
+    """Four fused LSTMs, two of them between reversals, and nothing that an edge runtime would not carry."""
+    expected = {
+        "CONCATENATION": 2,
+        "CONV_2D": 2,
+        "FULLY_CONNECTED": 2,
+        "RESHAPE": 5,
+        "REVERSE_V2": 4,
+        "SOFTMAX": 1,
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": 4,
+    }
+    sizes = {}
+    for kind in WeightFormat:
+        model = converted(reference_keras, kind)
+        assert checked_operators(model) == expected
+        sizes[kind] = len(model)
+    assert sizes[WeightFormat.FLOAT32] < 2_010_000
+    assert sizes[WeightFormat.DYNAMIC] < 520_000
+
+
+def test_the_same_layers_make_the_same_bytes(small_keras):
+    for kind in WeightFormat:
+        assert converted(small_keras, kind) == converted(small_keras, kind)
+
+
+def test_a_network_without_softmax_at_the_end_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="must be Dense with softmax"):
+        lower([Flatten(2)], window=2, channels=1, weights=WeightFormat.FLOAT32)
+    head = Dense(np.ones((2, 2)), np.zeros(2), "relu")
+    with pytest.raises(ValueError, match="must be Dense with softmax"):
+        lower([Flatten(2), head], window=2, channels=1, weights=WeightFormat.FLOAT32)
