@@ -64,11 +64,15 @@ def test_between_two_samples_lies_the_straight_line():
     assert grid.values[:, :3] == pytest.approx(np.array([[0, 0, 0], [2, 20, -2], [4, 20, -4], [6, 0, -6]]), abs=1e-6)
 
 
-def test_samples_are_sorted_and_a_repeated_time_counts_once():
-    sorted_series, dropped = in_order(np.array([0.0, 2.0, 1.0, 2.0]), np.arange(12.0).reshape(4, 3))
-    assert sorted_series.timestamps_s.tolist() == [0, 1, 2]
-    assert sorted_series.values[:, 0].tolist() == [0, 6, 3]
-    assert dropped == 1
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=300))
+def test_samples_are_sorted_and_of_a_repeated_time_the_first_stays(times):
+    first = {}
+    for number, time in enumerate(times):
+        first.setdefault(time, number)
+    kept, dropped = in_order(np.array(times, np.float64), np.arange(3.0 * len(times)).reshape(-1, 3))
+    assert kept.timestamps_s.tolist() == sorted(first)
+    assert kept.values[:, 0].tolist() == [3.0 * first[time] for time in sorted(first)]
+    assert dropped == len(times) - len(first)
 
 
 @pytest.mark.parametrize(("rows", "windows"), [(199, 0), (200, 1), (299, 1), (300, 2), (1000, 9)])
