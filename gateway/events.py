@@ -154,7 +154,7 @@ class GatewayState(_Model):
 
 
 class WearableState(_Model):
-    """ring: the wearable's memory for samples that nobody has acknowledged, in samples; overwritten: before anybody had.
+    """ring: the wearable's memory for samples that nobody has acknowledged; overwritten: samples, before anybody had.
 
     The other counts are of windows, samples and frames since the gateway's store began.
     """
