@@ -255,18 +255,18 @@ def read_journal(database: sqlite3.Connection, sessions: dict[tuple[str, int], s
 
 
 def read_committed(database: sqlite3.Connection) -> tuple[Committed, ...]:
-    """The event log; acknowledged is what every destination's cursor has passed."""
-    cursors = [(position, set(json.loads(beyond))) for position, beyond in database.execute(_CURSORS)]
+    """The event log; acknowledged is what every destination's cursor has passed, but for what it refused."""
+    cursors = database.execute("SELECT position, beyond FROM cursor").fetchall()
+    passed = [(position, {int(seq) for seq in beyond.split()}) for position, beyond in cursors]
+    refused = {seq for (seq,) in database.execute("SELECT seq FROM parked")}
     rows = []
-    for seq, kind, wearable, source, event_id, payload in database.execute(_EVENTS):
+    for seq, kind, wearable, source, event_id, payload in database.execute(
+        "SELECT seq, kind, wearable, source, id, payload FROM event ORDER BY seq"
+    ):
         windows = windows_of(json.loads(payload), wearable) if kind == "prediction" else ()
-        acknowledged = bool(cursors) and all(seq <= position or seq in beyond for position, beyond in cursors)
-        rows.append(Committed(EventId(source, event_id), kind, acknowledged, windows))
+        acknowledged = bool(passed) and all(seq <= position or seq in beyond for position, beyond in passed)
+        rows.append(Committed(EventId(source, event_id), kind, acknowledged and seq not in refused, windows))
     return tuple(rows)
-
-
-_CURSORS = "SELECT position, beyond FROM cursors"
-_EVENTS = "SELECT seq, kind, wearable, source, id, payload FROM events ORDER BY seq"
 
 
 def read_evidence(file: Path) -> Evidence:

@@ -234,15 +234,16 @@ def kept(tmp_path: Path) -> Path:
         database.executemany("INSERT INTO journal VALUES ('left', 'frame', ?)", [(payload,) for payload in frames])
         database.execute("INSERT INTO journal VALUES ('left', 'info', x'01')")
         rows = [(n + 1, "prediction", "left", e["source"], e["id"], json.dumps(e)) for n, e in enumerate(events)]
-        database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
-        database.execute("INSERT INTO cursors VALUES ('broker', 0, '[1, 2]')")
+        database.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO cursor VALUES ('broker', 0, '1 2')")
     return tmp_path
 
 
 TABLES = (
     "CREATE TABLE journal (wearable, kind, payload)",
-    "CREATE TABLE events (seq, kind, wearable, source, id, payload)",
-    "CREATE TABLE cursors (destination, position, beyond)",
+    "CREATE TABLE event (seq, kind, wearable, source, id, payload)",
+    "CREATE TABLE cursor (destination, position, beyond)",
+    "CREATE TABLE parked (destination, seq, reason)",
 )
 
 
@@ -255,9 +256,10 @@ def test_a_kept_run_can_be_accounted_for_again(kept: Path, capsys: pytest.Captur
     ("statement", "told"),
     [
         ("DELETE FROM journal WHERE rowid = 3", "left: 300 samples made, 240 in the gateway's journal"),
-        ("DELETE FROM events WHERE seq = 2", "due but not inferred: window 1 of left"),
-        ("UPDATE cursors SET beyond = '[1]'", f"not acknowledged by the broker: event {LEFT}-1-d"),
-        ("DELETE FROM cursors", f"not acknowledged by the broker: event {LEFT}-0-d, event {LEFT}-1-d"),
+        ("DELETE FROM event WHERE seq = 2", "due but not inferred: window 1 of left"),
+        ("UPDATE cursor SET beyond = '1'", f"not acknowledged by the broker: event {LEFT}-1-d"),
+        ("INSERT INTO parked VALUES ('broker', 1, 'too large')", f"not acknowledged by the broker: event {LEFT}-0-d"),
+        ("DELETE FROM cursor", f"not acknowledged by the broker: event {LEFT}-0-d, event {LEFT}-1-d"),
     ],
 )
 def test_a_doctored_database_is_found_out(
