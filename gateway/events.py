@@ -254,8 +254,9 @@ def drift_id(session: int, start_s: float) -> str:
     return f"{session:016x}-{start}-drift"
 
 
-def gateway_state_id(start: int, connection: int, status: str) -> str:
-    return f"{start}-{connection}-{status}"
+def gateway_state_id(boot_id: str, start: int, connection: int, status: str) -> str:
+    """start counts within one store; the boot id tells stores apart."""
+    return f"{boot_id}-{start}-{connection}-{status}"
 
 
 def wearable_state_id(row: int, boot_id: str) -> str:

@@ -29,6 +29,9 @@ class Store:
         self.connection = connection
         """The one that writes; the Writer's alone once there is one."""
         self._reader = connect(settings.path, read_only=True)
+        connection.execute("UPDATE daemon SET starts = starts + 1")
+        self.start: int = connection.execute("SELECT starts FROM daemon").fetchone()[0]
+        """How many times this store has been opened to write, this time included; on the medium already."""
         self._lock = lock
 
     @classmethod
@@ -45,15 +48,6 @@ class Store:
         except BaseException:
             lock.close()
             raise
-
-    def begin(self) -> int:
-        """Counts a start of the daemon and returns its number, from 1; on the medium when it returns.
-
-        To be called before there is a Writer.
-        """
-        with errors_in_words(self.settings.path):
-            self.connection.execute("UPDATE daemon SET starts = starts + 1")
-            return int(self.connection.execute("SELECT starts FROM daemon").fetchone()[0])
 
     def last_row(self) -> int:
         """The highest journal row ever given; 0 before the first."""

@@ -1,0 +1,70 @@
+"""The broker, and how events go to it."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+
+class TlsSettings(BaseModel):
+    """ca: whom to trust, in PEM; without it the system's authorities. cert and key: the client's own, in PEM.
+
+    Certificates and host names are always checked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _key_belongs_to_cert(self) -> Self:
+        if self.key is not None and self.cert is None:
+            raise ValueError("key needs cert")
+        return self
+
+
+class SyncSettings(BaseModel):
+    """One MQTT broker. protocol "auto": MQTT 5, and 3.1.1 where the broker says that it does not support 5.
+
+    password_file: read at each connection; white space at its end is not part of the password.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(min_length=1)
+    port: int = Field(1883, ge=1, le=65535)
+    """With [sync.tls] it is usually 8883."""
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    tls: TlsSettings | None = None
+    client_id: str | None = Field(None, min_length=1, max_length=64)
+    """Default: fidget- and the gateway's id. The broker knows our session by it, so it must not change."""
+    keepalive_s: int = Field(30, ge=5, le=3600)
+    session_expiry_s: int = Field(7 * 86400, ge=60, lt=2**32 - 1)
+    """For so long the broker keeps our session; under MQTT 3.1.1 that is for the broker to say."""
+    destination: str = Field("broker", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the cursor in the store: another name begins at the oldest event."""
+    window: int = Field(100, ge=1, le=1000)
+    """Events on their way without an answer; the broker's receive maximum may bound it further."""
+    connect_timeout_s: float = Field(15.0, gt=0, le=300)
+    ack_timeout_s: float = Field(60.0, ge=5)
+    """A broker that answers nothing for so long while something is on its way is left and connected to anew."""
+    backoff_min_s: float = Field(1.0, gt=0)
+    backoff_max_s: float = Field(60.0, gt=0)
+    rewind_s: float = Field(1800.0, ge=0)
+    """How far to go back where the broker has lost our session, and so perhaps what it had acknowledged.
+    mosquitto writes its state every 1,800 s by default (mosquitto.conf(5), autosave_interval)."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("password and password_file exclude each other")
+        if (self.password or self.password_file) and not self.username:
+            raise ValueError("a password needs username")
+        if self.backoff_min_s > self.backoff_max_s:
+            raise ValueError("backoff_min_s is above backoff_max_s")
+        return self
