@@ -18,7 +18,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SecretStr,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -29,8 +28,9 @@ from gateway.errors import GatewayError, InputRejected
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.axes import parse_axes
 from gateway.profiles import profile_of
-from gateway.store import StoreSettings
+from gateway.store.settings import StoreSettings
 from gateway.stream.stream import StreamSettings
+from gateway.sync.settings import SyncSettings
 
 CONFIG_BYTES_MAX = 1 << 20
 WEARABLES_MAX = 32
@@ -139,14 +139,6 @@ class WearableSettings(_Section):
     mounting: Annotated[str, _checked(parse_axes)] | None = None
     wrist: Literal["left", "right"] | None = None
     wearer: Name | None = None
-
-
-class SyncSettings(_Section):
-    host: str
-    port: int = Field(1883, ge=1, le=65535)
-    username: str = ""
-    password: SecretStr | None = None
-    password_file: Path | None = None
 
 
 class Config(_Section):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gateway.bundle import Bundle
     from gateway.config import Config
 
-CONNECT_TIMEOUT_S = 15.0
+_AS_SERVICE = "Run this command as the user that runs the gateway."
 
 
 class CheckFailed(InputRejected):
@@ -99,7 +99,7 @@ def _store(config: "Config") -> str:
         if place.exists() and not os.access(place, os.R_OK | os.W_OK):
             raise InputRejected(
                 f"store.path {path}: {place} is not writable for this user",
-                hint="Run as the service's user, or choose another gateway.state_dir.",
+                hint=_AS_SERVICE,
             )
     if not folder.is_dir() or path.is_dir():
         raise InputRejected(f"store.path {path}: expected a file in a folder", hint="Choose another path.")
@@ -127,12 +127,23 @@ def _check_database(path: Path) -> None:
 
 def _broker(config: "Config", *, connect: bool) -> str:
     sync = config.sync
-    place = f"{sync.host}:{sync.port}" + (f" as {sync.username!r}" if sync.username else " without a user name")
+    files = {"password_file": sync.password_file}
+    if sync.tls is not None:
+        files |= {"tls.ca": sync.tls.ca, "tls.cert": sync.tls.cert, "tls.key": sync.tls.key}
+    unreadable = [f"sync.{key} {file}" for key, file in files.items() if file and not _readable(file)]
+    if unreadable:
+        raise InputRejected(f"{', '.join(unreadable)}: no such file, or not readable for this user", hint=_AS_SERVICE)
+    user = f"as {sync.username!r}" if sync.username else "without a user name"
+    place = f"{sync.host}:{sync.port}, {user}, {'without TLS' if sync.tls is None else 'with TLS'}"
     if not connect:
         return f"{place}; not tried (--connect tries it)"
     from gateway.sync import check_connection
 
-    return f"{place}; answers with {check_connection(sync, CONNECT_TIMEOUT_S)}"
+    return f"{place}; answers with {check_connection(sync, sync.connect_timeout_s)}"
+
+
+def _readable(file: Path) -> bool:
+    return file.is_file() and os.access(file, os.R_OK)
 
 
 def _wearables(config: "Config", bundle: "Bundle | None") -> Iterator[str]:

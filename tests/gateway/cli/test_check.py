@@ -106,6 +106,18 @@ def test_a_store_that_cannot_be_there_is_refused(place, capsys, kind):
     assert "store.path" in err
 
 
+def test_files_for_the_broker_must_be_there(place, capsys):
+    sync = 'host = "h"\nusername = "u"\npassword_file = "secret"\n[sync.tls]\nca = "ca.pem"'
+    code, _, err = check(capsys, place(sync=sync))
+    assert code == 2
+    assert f"sync.password_file {place.folder}/secret, sync.tls.ca {place.folder}/ca.pem: no such file" in err
+    (place.folder / "secret").write_text("s")
+    (place.folder / "ca.pem").write_text("")
+    code, out, _ = check(capsys, place(sync=sync))
+    assert code == 0
+    assert "h:1883, as 'u', with TLS" in out
+
+
 def test_a_variant_that_the_bundle_lacks_is_refused(place, capsys):
     file = place()
     file.write_text(file.read_text().replace('path = "bundle"', 'path = "bundle"\nvariant = "int4"'))
