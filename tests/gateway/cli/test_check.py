@@ -1,13 +1,17 @@
 """What `gateway check` says, of a configuration that can be run and of ones that cannot."""
 
+import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
+from gateway.demo.announce import PASSWORD_VARIABLE, announced
 
 DEMO_BUNDLE = Path(__file__).resolve().parents[3] / "models" / "demo"
 
@@ -134,6 +138,31 @@ def test_an_unreachable_broker_is_no_error_of_the_configuration(place, capsys):
     assert code == 1
     assert str(port) in err
     assert "all well" not in out
+
+
+@pytest.fixture
+def guarded_broker():
+    """Host and port of a broker that lets in ada with the password right."""
+    environment = {**os.environ, PASSWORD_VARIABLE: "right"}
+    command = [sys.executable, "-m", "gateway.demo.broker", "--username", "ada"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield next(place for line in process.stdout if (place := announced(line)))
+        finally:
+            process.terminate()
+
+
+def test_a_broker_that_lets_us_in_and_one_that_refuses_the_password(place, capsys, guarded_broker):
+    host, port = guarded_broker
+    sync = f'host = "{host}"\nport = {port}\nusername = "ada"\npassword = "%s"'
+    code, out, _ = check(capsys, place(sync=sync % "right"), "--connect")
+    assert code == 0
+    assert "answers with MQTT 3.1.1" in out  # the embedded broker speaks no other
+    code, out, err = check(capsys, place(sync=sync % "wrong"), "--connect")
+    assert code == 2
+    assert "refuse" in err
+    assert "password" in err
+    assert "wrong" not in out + err
 
 
 def test_the_configuration_must_be_named(capsys):
