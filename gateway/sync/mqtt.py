@@ -238,7 +238,7 @@ class PahoConnection:
         self._ended.set()
         if not self._accepted.done():
             self._fail(BrokerUnavailable(f"{self._where}: it closed the connection instead of answering CONNECT"))
-        elif not self._given_up:
+        elif not self._given_up and self._accepted.exception() is None:
             self._given_up = True
             self._listener.lost(why)
 
