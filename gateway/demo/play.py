@@ -28,6 +28,8 @@ READY_WITHIN_S = 60.0
 """For a process to start: imports dominate, a second each on an idle machine; a busy Raspberry Pi is far slower."""
 DRIFT_PERIOD_S = 60.0
 """Of device time; the default of 15 minutes would show no drift event within a demo."""
+BACKOFF_S_MAX = 2.0
+"""Between the daemon's attempts at the broker; the default of a minute is longer than a demo has."""
 DRAIN_WITHIN_S = 15.0
 REFRESH_S = 0.25
 
@@ -140,7 +142,7 @@ async def _set_up(plan: Plan, files: arrange.Files, stack: AsyncExitStack, shown
         radio=radio,
         broker=behind_proxy,
         wearables=wearables,
-        settings={"drift": {"period_s": DRIFT_PERIOD_S}},
+        settings={"drift": {"period_s": DRIFT_PERIOD_S}, "sync": {"backoff_max_s": BACKOFF_S_MAX}},
     )
     daemon_argv = arrange.daemon_argv(files, simulated_time)
     performance = Performance(plan, files, children, must_live, shown, proxy, control, daemon_argv)
