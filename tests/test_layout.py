@@ -285,7 +285,16 @@ def strange_words(root: Path) -> Iterator[str]:
                     yield f"{file.relative_to(root)}:{number}: {what}"
 
 
-RULES = (wrong_arrows, unknown_rooms, touched, early_imports, bad_names, strange_words)
+def broken_links(root: Path) -> Iterator[str]:
+    """A page's links to other files of the project lead somewhere."""
+    pages = [*root.glob("*.md"), *(page for folder in ("docs", *PACKAGES) for page in (root / folder).rglob("*.md"))]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+                yield f"{page.relative_to(root)}: {target} is not there"
+
+
+RULES = (wrong_arrows, unknown_rooms, touched, early_imports, bad_names, strange_words, broken_links)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -330,6 +339,7 @@ PLANTED = [
     (strange_words, "docs/x.md", "see /" + "work/main"),
     (strange_words, "gateway/x.py", "# as issue" + " 3 says"),
     (strange_words, "README.md", "fact" + " 12"),
+    (broken_links, "docs/x.md", "see [there](there.md#part) and [this](x.md) and [web](https://example.org)"),
     (strange_words, "constraints.txt", "a @ https://" + "pypi.org/a.whl"),
 ]
 
