@@ -43,6 +43,8 @@ TICK_S = 1.0
 """Status, health, the clock and the watchdog are looked at so often."""
 FULL_ROOM_BYTES = 1 << 15
 """A wearable that was left alone because the store was full is taken up again once there is so much room."""
+TRIM_EVERY_NS = 60 * 10**9
+"""Rows that nobody needs any more are deleted so often, a bounded number each time."""
 STOP_LINKS_S = 5.0
 """A clean disconnect on BlueZ takes 2 s."""
 STOP_PUBLISH_S = 3.0
@@ -164,6 +166,7 @@ class Daemon:
         self.radio = open_radio(config.radio.backend, adapter=config.radio.adapter, transport=config.radio.transport)
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
+        self._trimmed_ns = clock.mono_ns()
         self._manager = ServiceManager()
 
     def _wearable(self, settings: WearableSettings) -> Wearable:
@@ -275,6 +278,9 @@ class Daemon:
         while True:
             now = self.clock.now()
             self._tell_clock(now)
+            if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
+                self._trimmed_ns = now.mono_ns
+                self.writer.trim(now)
             for wearable in self.wearables:
                 wearable.measure()
             verdict = self._verdict()
