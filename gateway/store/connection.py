@@ -34,10 +34,12 @@ def tune_for_writing(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def errors_in_words(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into StoreUnavailable or StoreCorrupt."""
+    """For opening and reading: turns SQLite's errors into StoreUnavailable or StoreCorrupt."""
     try:
         yield
     except sqlite3.OperationalError as error:
         raise StoreUnavailable(path, error) from error
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(path, error) from error
+    except (TypeError, ValueError) as error:  # what was read is not what was written: SQLite has no checksums
+        raise StoreCorrupt(path, f"its content makes no sense ({error})") from error

@@ -81,7 +81,7 @@ class EventLog:
 def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) -> Cursor | None:
     with errors_in_words(path):
         row = connection.execute("SELECT position, beyond FROM cursor WHERE destination = ?", (destination,)).fetchone()
-    return row and Cursor(destination, int(row[0]), frozenset(int(seq) for seq in row[1].split()))
+        return row and Cursor(destination, int(row[0]), frozenset(int(seq) for seq in row[1].split()))
 
 
 def _event(row: Any) -> LoggedEvent:

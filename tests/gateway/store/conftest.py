@@ -1,0 +1,73 @@
+"""A store in a temporary folder, and submissions that tell where they stand in the order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.clock import Instant
+from gateway.store import Committed, Store, StoreSettings, Writer
+from gateway.store.rows import LoggedEvent
+
+BOOT = "11111111-2222-3333-4444-555555555555"
+
+
+def at(seconds: float, boot_id: str = BOOT, *, synced: bool = True, utc_s: float | None = None) -> Instant:
+    utc_ns = int((1_800_000_000 + seconds if utc_s is None else utc_s) * 1e9)
+    return Instant(boot_id, int(seconds * 1e9), utc_ns, synced)
+
+
+def event(number: int, *, wearable: str = "left", created_s: float = 0.0, payload: bytes | None = None) -> LoggedEvent:
+    return LoggedEvent(
+        kind="prediction",
+        wearable=wearable,
+        source=f"urn:fidget:wearable:{wearable}",
+        id=f"event-{number}",
+        topic=f"fidget/v1/home/{wearable}/prediction",
+        payload=payload if payload is not None else b"event %d" % number,
+        created_ns=int(created_s * 1e9),
+        boot_id=BOOT,
+    )
+
+
+class Opened:
+    """A store with its writer, and all that the writer has told."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.store = Store.open(settings)
+        self.commits: list[Committed] = []
+        self.troubles: list[str | None] = []
+        self.told = asyncio.Event()
+        self.writer = Writer(self.store, asyncio.get_running_loop(), self._committed, self._said)
+
+    def _committed(self, committed: Committed) -> None:
+        self.commits.append(committed)
+        self.told.set()
+
+    def _said(self, trouble: str | None) -> None:
+        self.troubles.append(trouble)
+        self.told.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                self.told.clear()
+                await self.told.wait()
+
+    async def close(self) -> None:
+        await self.writer.close()
+        self.store.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> StoreSettings:
+    """Commits only when asked to, unless a test says otherwise."""
+    return StoreSettings(path=tmp_path / "state" / "gateway.db", commit_interval_s=60)
+
+
+@pytest.fixture
+async def opened(settings: StoreSettings) -> AsyncIterator[Opened]:
+    made = Opened(settings)
+    yield made
+    await made.close()
