@@ -17,7 +17,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  ARGS=... goes to the demo, pytest and make_demo: make demo ARGS="--duration 30 --faults none"'
 
-setup: $(DEV_DONE) ## .venv with all that development needs (TensorFlow too: about 2.5 GB)
+setup: $(DEV_DONE) ## .venv with all that development needs (TensorFlow too: 3 GB)
 
 %/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
