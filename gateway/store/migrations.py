@@ -70,7 +70,7 @@ INSERT INTO daemon VALUES (0);
 """AUTOINCREMENT: a number is never given twice, also when the rows above it are gone. snapshot is apart from progress:
 SQLite writes a row anew as a whole. acknowledged: when every destination had acknowledged all up to position.
 
-event_name makes "no event twice" a rule of the database: progress prevents it already, but in code that may have faults;
+event_name makes "no event twice" a rule of the database: progress prevents it already, in code that may have faults;
 and a commit whose outcome an error has hidden can simply be done again. It costs 28 % more bytes on the medium (two
 wearables, a commit every 2 s: 12.6 instead of 9.8 times the payload).
 """
