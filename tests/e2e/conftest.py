@@ -4,6 +4,7 @@ Every wait is on a condition with a deadline; a process that ends by itself mean
 """
 
 import asyncio
+import getpass
 import json
 import shutil
 import socket
@@ -164,7 +165,7 @@ class Mosquitto:
         file = self._folder / "mosquitto.conf"
         file.write_text(
             f"listener {self.port} 127.0.0.1\n{more}persistence true\npersistence_location {self._folder}/\n"
-            "max_queued_messages 0\n"
+            f"max_queued_messages 0\nuser {getpass.getuser()}\n"  # else root's mosquitto drops to a user of its own
         )
         self._launch(file)
         for _ in range(100):
@@ -188,6 +189,7 @@ class Mosquitto:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+            assert (self._folder / "mosquitto.db").is_file()
 
 
 @pytest.fixture
@@ -195,8 +197,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     if not (shutil.which("mosquitto") or Path("/usr/sbin/mosquitto").is_file()):
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
     folder = tmp_path / "mosquitto"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)  # it drops to its own user where it is started by root
+    folder.mkdir()
     broker = Mosquitto(folder)
     yield broker
     broker.terminate()
