@@ -1,0 +1,348 @@
+"""Runners on the real Bumble stack: with the simulated wearable as a process, and with conversations of the test's own
+against a peripheral that can misbehave.
+"""
+
+import asyncio
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gateway.ble.runner import OPERATIONS_MAX
+from gateway.link import rules
+from gateway.profiles.conversation import (
+    Command,
+    Connected,
+    Disconnected,
+    Durable,
+    Event,
+    Fault,
+    Kind,
+    Notified,
+    Observe,
+    Read,
+    ReadDone,
+    Room,
+    Subscribe,
+    Tick,
+    WakeAt,
+    Write,
+    WriteDone,
+)
+from tests.gateway.ble.conftest import (
+    HANGING,
+    INDICATING,
+    LONG,
+    LONG_VALUE,
+    NOTIFYING,
+    PATIENCE_S,
+    WRITABLE,
+    Air,
+    Host,
+    Wearable,
+    address_of,
+    simulator,
+)
+
+Hosts = Callable[..., Host]
+
+
+def samples(wearable: Wearable) -> set[int]:
+    """Indices of the samples in the frames observed (docs/reference-profile.md: n at 2, first index at 8)."""
+    frames = [payload for kind, payload in wearable.observed if kind is Kind.FRAME]
+    return {first + i for f in frames for n, first in [(f[2], *struct.unpack_from("<I", f, 8))] for i in range(n)}
+
+
+def kinds(wearable: Wearable) -> list[Kind]:
+    return [kind for kind, _ in wearable.observed]
+
+
+async def test_two_wearables_stream_and_one_out_of_range_comes_back_with_what_it_kept(host: Hosts) -> None:
+    speed, t0_ns = 20.0, time.monotonic_ns()
+    time_ = f"1760000000000000000:{speed}:{t0_ns}"
+    async with simulator(["name=left", "name=right; seed=2"], "--time", time_) as sim:
+        gateway = host(sim.transport, speed)
+        left, right = (gateway.wearable(address_of(name)) for name in ("left", "right"))
+        started_s = time.monotonic()
+        gateway.start()
+        await gateway.streaming()
+        assert time.monotonic() - started_s < 2.0
+        assert kinds(left)[:3] == [Kind.CONNECTED, Kind.INFO, Kind.CONFIG]
+
+        await sim.op(op="out_of_range", wearable="left", on=True)
+        await gateway.until(lambda: left.runner.state == "absent")
+        assert ("link_lost", "link lost") in left.faults
+        assert left.runner.counters.losses == 1
+        assert kinds(left)[-1] is Kind.DISCONNECTED
+        missed = len(samples(right))
+        await gateway.until(lambda: len(samples(right)) > missed + 500)
+        assert right.runner.state == "streaming"
+
+        await sim.op(op="out_of_range", wearable="left", on=False)
+        await gateway.streaming(left)
+        assert left.runner.counters.connects == 2
+        made = {w["name"]: int(str(w["closed"])) for w in await sim.op(op="status")}
+        await gateway.until(lambda: samples(left) >= set(range(made["left"])))
+        await gateway.until(lambda: samples(right) >= set(range(made["right"])))
+        assert left.runner.rssi_dbm == -50
+
+
+async def test_a_killed_host_is_let_in_again_within_two_seconds_each_time() -> None:
+    addresses = [address_of("left"), address_of("right")]
+    script = Path(__file__).with_name("host_process.py")
+    async with simulator(["name=left", "name=right"]) as sim:
+        for _ in range(4):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(script), sim.transport, *addresses, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert process.stdout is not None
+                async with asyncio.timeout(PATIENCE_S):
+                    lines = [(await process.stdout.readline()).decode().split() for _ in addresses]
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            assert {line[1] for line in lines} == set(addresses)
+            assert max(float(line[2]) for line in lines) < 2.0
+
+
+async def test_a_simulator_that_is_started_again_is_attached_to_again(host: Hosts) -> None:
+    async with simulator(["name=left"]) as sim:
+        gateway = host(sim.transport)
+        left = gateway.wearable(address_of("left"))
+        gateway.start()
+        await gateway.streaming()
+    await gateway.until(lambda: left.runner.state == "absent")
+    port = sim.transport.rsplit(":", 1)[1]
+    async with simulator(["name=left"], "--listen", f"127.0.0.1:{port}"):
+        await gateway.streaming()
+        assert left.runner.counters.connects == 2
+
+
+# Conversations of the test's own
+
+
+class Script:
+    """Answers each kind of event with what the test laid down; remembers what it was told."""
+
+    def __init__(self, **answers: list[Command] | Callable[[Event, int], list[Command]]) -> None:
+        self.answers = answers
+        self.told: list[Event] = []
+        self.times_ns: list[int] = []
+
+    def handle(self, event: Event, now_ns: int) -> list[Command]:
+        self.told.append(event)
+        self.times_ns.append(now_ns)
+        answer = self.answers.get(type(event).__name__, [])
+        commands = answer(event, now_ns) if callable(answer) else answer
+        return [*commands, Observe(Kind.FRAME, b"")]  # so that the test hears of every event
+
+
+async def test_operations_run_one_after_the_other_in_the_order_of_the_commands(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(
+        Connected=[Subscribe(NOTIFYING), Write(WRITABLE, b"one"), Read(LONG), Write(WRITABLE, b"two"), Read(LONG)],
+    )
+    gateway = host(air.transport)
+    gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: sum(isinstance(e, ReadDone) for e in script.told) == 1)
+    assert script.told[:3] == [Connected(), WriteDone(WRITABLE), script.told[2]]
+    assert peripheral.subscribed.is_set()
+    read = script.told[2]
+    assert isinstance(read, ReadDone)
+    assert (read.uuid, read.payload) == (LONG, LONG_VALUE)
+    assert script.times_ns[1] <= read.started_ns < script.times_ns[2]
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told[3:])
+    assert peripheral.written == [b"one", b"two"]
+
+
+async def test_a_read_that_waits_is_not_queued_twice(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Write(WRITABLE, b"x"), *[Read(LONG)] * (OPERATIONS_MAX + 1), Write(WRITABLE, b"end")])
+    gateway = host(air.transport)
+    gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: script.told.count(WriteDone(WRITABLE)) == 2)
+    assert sum(isinstance(e, ReadDone) for e in script.told) == 1
+
+
+async def test_notifications_and_indications_come_in_order_and_make_the_link_stream(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING), Subscribe(INDICATING), Write(WRITABLE, b"ready")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    assert wearable.runner.state == "configuring"
+    for n in range(50):
+        await peripheral.notify(bytes([n]))
+    await peripheral.indicate(b"last")
+    await gateway.until(lambda: Notified(INDICATING, b"last") in script.told)
+    assert [e.payload for e in script.told if isinstance(e, Notified)] == [*(bytes([n]) for n in range(50)), b"last"]
+    assert wearable.runner.state == "streaming"
+    assert wearable.runner.counters.notifications == 51
+    assert wearable.states == ["absent", "queued", "connecting", "configuring", "streaming"]
+
+
+async def test_after_losses_every_notification_is_delivered_once(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING), Write(WRITABLE, b"ready")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    for round_ in range(1, 4):
+        await gateway.until(lambda: script.told.count(WriteDone(WRITABLE)) == round_)  # noqa: B023
+        for n in range(10):
+            await peripheral.notify(bytes([round_, n]))
+        await gateway.until(lambda: Notified(NOTIFYING, bytes([round_, 9])) in script.told)  # noqa: B023
+        peripheral.lose_link()
+        await gateway.until(lambda: script.told.count(Disconnected()) == round_)  # noqa: B023
+    came = [e.payload for e in script.told if isinstance(e, Notified)]
+    assert came == [bytes([round_, n]) for round_ in range(1, 4) for n in range(10)]
+    assert wearable.runner.counters.losses == 3
+
+
+async def test_a_fatal_fault_drops_the_link_and_starts_afresh(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    faults = iter([[Fault("rate", "the wearable samples at 25 Hz", fatal=True), Read(LONG)]])
+    script = Script(Connected=lambda _event, _now_ns: next(faults, [Fault("odd", "counted, no more")]))
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: len(wearable.faults) == 2)
+    assert script.told == [Connected(), Disconnected(), Connected()]
+    assert wearable.faults == [("rate", "the wearable samples at 25 Hz"), ("odd", "counted, no more")]
+    assert wearable.runner.counters.faults == {"rate": 1, "odd": 1}
+    assert wearable.runner.state == "configuring"
+
+
+async def test_an_error_in_one_conversation_is_reported_and_leaves_the_other_wearables_alone(
+    air: Air, host: Hosts
+) -> None:
+    broken, sound = await air.peripheral(1), await air.peripheral(2)
+
+    def fail(event: Event, _now_ns: int) -> list[Command]:
+        raise ZeroDivisionError("a fault of ours")
+
+    gateway = host(air.transport)
+    failing = gateway.wearable(broken.address, Script(Connected=fail))
+    script = Script(Connected=[Subscribe(NOTIFYING), Write(WRITABLE, b"ready")])
+    other = gateway.wearable(sound.address, script)
+    gateway.start()
+    await gateway.until(lambda: len(failing.faults) >= 2 and WriteDone(WRITABLE) in script.told)
+    assert set(failing.faults) == {("internal", "a fault of ours")}
+    await sound.notify(b"still here")
+    await gateway.until(lambda: Notified(NOTIFYING, b"still here") in script.told)
+    assert other.runner.counters.connects == 1
+
+
+async def test_what_is_delivered_while_an_event_is_handled_waits_its_turn(air: Air, host: Hosts) -> None:
+    """A store that answers at once delivers Durable from within Observe."""
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    script = Script()
+
+    def connected(_event: Event, _now_ns: int) -> list[Command]:
+        wearable.runner.deliver(Durable(7, 19))
+        assert script.told == [Room(1000), Connected()]
+        return []
+
+    script.answers["Connected"] = connected
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    wearable.runner.deliver(Room(1000))
+    await gateway.until(lambda: Durable(7, 19) in script.told)
+    assert script.told == [Room(1000), Connected(), Durable(7, 19)]
+
+
+async def test_a_tick_comes_when_the_conversations_time_says_so(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    asked: list[int] = []
+
+    def connected(_event: Event, now_ns: int) -> list[Command]:
+        asked.append(now_ns + 40 * 10**9)
+        return [WakeAt(now_ns + 10**15), WakeAt(asked[0])]
+
+    script = Script(Connected=connected)
+    gateway = host(air.transport, speed=200.0)
+    gateway.wearable(peripheral.address, script)
+    gateway.start()
+    started_s = time.monotonic()
+    await gateway.until(lambda: Tick() in script.told)
+    assert script.told == [Connected(), Tick()]
+    assert script.times_ns[-1] >= asked[0]
+    assert time.monotonic() - started_s < 10.0  # 40 s of the simulation are 0.2 s
+
+
+async def test_a_silent_wearable_is_dropped_and_connected_again(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING), Write(WRITABLE, b"ready")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script, silence_s=0.3)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    await peripheral.notify(b"the last")
+    await gateway.until(lambda: wearable.runner.counters.connects == 2)
+    assert wearable.faults == [("timed_out", "silent for 0.3 s")]
+
+
+async def test_an_operation_that_hangs_drops_the_link(air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "OPERATION_S", 0.2)
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, Script(Connected=[Read(HANGING)]))
+    gateway.start()
+    await gateway.until(lambda: wearable.runner.counters.connects == 2)
+    assert wearable.faults[0] == ("gatt_failed", f"read of {HANGING}: timed out")
+
+
+async def test_a_device_without_the_profiles_characteristics_is_named_and_left_at_growing_intervals(
+    air: Air, host: Hosts
+) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address)  # the reference profile's conversation
+    gateway.start()
+    await gateway.until(lambda: len(wearable.faults) == 2)
+    uuid = "f1d9e705-6a3b-4d6e-8f52-0c1b7a9d4e21"
+    assert set(wearable.faults) == {("gatt_failed", f"subscribe of {uuid}: Characteristic {uuid} was not found!")}
+
+
+async def test_only_listed_wearables_are_connected(air: Air, host: Hosts) -> None:
+    listed, stranger = await air.peripheral(1), await air.peripheral(2)
+    gateway = host(air.transport)
+    gateway.wearable(listed.address.lower(), Script())
+    gateway.start()
+    await gateway.until(lambda: gateway.wearables[0].runner.state == "configuring")
+    assert (listed.connected, stranger.connected) == (1, 0)
+
+
+async def test_stop_disconnects_and_is_final(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING)])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: wearable.runner.state == "configuring")
+    started_s = time.monotonic()
+    await wearable.runner.stop()
+    assert time.monotonic() - started_s < 1.0
+    assert wearable.states[-2:] == ["closing", "stopped"]
+    assert wearable.faults == []
+    assert script.told[-1] == Disconnected()
+    assert not peripheral.device.connections
+
+
+async def test_a_wearable_that_is_not_there_can_be_stopped(air: Air, host: Hosts) -> None:
+    gateway = host(air.transport)
+    wearable = gateway.wearable("C0:00:00:00:00:99", Script())
+    gateway.start()
+    await gateway.until(lambda: wearable.states == ["absent"])
+    await wearable.runner.stop()
+    assert wearable.states == ["absent", "stopped"]
