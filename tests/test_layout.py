@@ -305,7 +305,7 @@ def test_the_tree_keeps_the_rule(rule):
 def test_the_architecture_page_knows_every_room():
     page = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {module.room for module in modules(ROOT) if module.package == "gateway"} - {""}
-    assert [name for name in sorted(rooms) if not re.search(rf"\b(gateway/)?{name}(\.py)?\b", page)] == []
+    assert [name for name in sorted(rooms) if not re.search(rf"(gateway/|, ){name}(\.py)?\b", page)] == []
 
 
 # Planted violations: a rule that finds nothing in them would find nothing anywhere.
