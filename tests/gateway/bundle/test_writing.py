@@ -107,6 +107,23 @@ def test_a_failure_at_any_write_leaves_all_as_it_was(fails, at, replace, content
         assert load_bundle(place) == old
 
 
+def test_the_old_bundle_comes_back_where_the_new_one_cannot_take_its_place(bundle, content, files, monkeypatch):
+    rename = os.rename
+    calls = iter(("old away", "new into place", "old back"))
+
+    def fails_once(source, target):
+        if next(calls) == "new into place":
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(TargetRejected, match="cannot be written: Input/output error"):
+        write_bundle(bundle.path, Manifest.model_validate(content(hop=50)), files, replace=True)
+    assert next(calls, None) is None
+    assert load_bundle(bundle.path) == bundle
+    assert os.listdir(bundle.path.parent) == [bundle.path.name]
+
+
 def test_a_manifest_on_the_medium_reads_as_people_expect(bundle):
     text = (bundle.path / MANIFEST_FILE).read_text()
     assert text.startswith('{\n "digest": "')
