@@ -12,7 +12,7 @@ from typing import Any
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.exc import BleakDBusError
-from dbus_fast import BusType, Message, MessageType
+from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 
@@ -43,6 +43,9 @@ class BluezAdapter:
                 present = [path.rsplit("/", 1)[1] for path, found in objects.items() if "org.bluez.Adapter1" in found]
                 others = f"; there is {', '.join(present)}" if present else ""
                 raise RadioAway(f"{self.name}: BlueZ has no such adapter{others}")
+            if not adapter["Powered"]:  # refused where rfkill blocks it; the scan then says that it is switched off
+                powered = ["org.bluez.Adapter1", "Powered", Variant("b", True)]
+                await bus.call(self._path, "org.freedesktop.DBus.Properties", "Set", "ssv", powered)
             for path, device in self._devices(objects):
                 if device["Connected"] and device["Address"].upper() in addresses:
                     log.info("%s: ending the link that an earlier process left", device["Address"])

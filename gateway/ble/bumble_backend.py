@@ -74,7 +74,7 @@ class BumbleAdapter:
     def device(self) -> Device:
         """Raises BleakError unless attached."""
         if self._device is None:
-            raise BleakError(f"radio {self.name}: not attached")
+            raise BleakError(f"{self.name}: not attached")
         return self._device
 
     async def attach(self, addresses: Collection[str] = ()) -> None:
@@ -93,11 +93,11 @@ class BumbleAdapter:
                 self._device = device
         except TransportSpecError as error:
             known = "serial:, usb:, tcp-client:, unix: and others of Bumble"
-            raise RadioRejected(f"radio {self.name}: {error}", hint=f"Known transports: {known}.") from None
+            raise RadioRejected(f"radio transport {self.name}: {error}", hint=f"Known transports: {known}.") from None
         except TimeoutError:
-            raise RadioAway(f"radio {self.name}: no answer within {ATTACH_S:g} s") from None
+            raise RadioAway(f"{self.name}: no answer within {ATTACH_S:g} s") from None
         except (OSError, BleakError, BaseBumbleError, AssertionError, ValueError) as error:
-            raise RadioAway(f"radio {self.name}: {_words(error)}") from None
+            raise RadioAway(f"{self.name}: {_words(error)}") from None
         finally:
             if self._device is None:
                 await self.detach()
@@ -185,7 +185,7 @@ class BumbleAdapter:
                 await asyncio.wait({task}, timeout=CANCEL_S)
         if not task.done() or task.cancelled():
             lost = gone is not None and gone.done()
-            raise BleakError(f"radio {self.name}: transport lost" if lost else "link lost")
+            raise BleakError(f"{self.name}: transport lost" if lost else "link lost")
         match task.exception():
             case None:
                 return task.result()

@@ -33,14 +33,19 @@ Heard = Callable[[BLEDevice, int], None]
 
 
 class Radio:
-    """Wearables register and say when they want to be listened for; `run` serves them until it is cancelled."""
+    """Wearables register and say when they want to be listened for; `run` serves them until it is cancelled.
 
-    def __init__(self, adapter: Adapter) -> None:
+    on_status is called in the loop with each change of `status`.
+    """
+
+    def __init__(self, adapter: Adapter, on_status: Callable[[str], None] = lambda _status: None) -> None:
         self.adapter = adapter
         self.turn = asyncio.Lock()
         """Held by the one wearable that connects."""
         self.status = "not started"
         """For people: `scanning`, `ready`, or what is wrong."""
+        self._on_status = on_status
+        self._failures = 0
         self._heard: dict[str, Heard] = {}
         self._listening: set[str] = set()
         self._wanted = asyncio.Event()
@@ -62,28 +67,32 @@ class Radio:
 
     async def run(self) -> None:
         """Raises RadioRejected where no waiting can help."""
-        failures = 0
         try:
             while True:
                 try:
                     await self.adapter.attach(self._heard)
-                    self.status, failures = "ready", 0
                     log.info("radio %s: ready", self.adapter.name)
+                    self._show("ready")
                     await self._serve()
                     why = f"{self.adapter.name}: lost"
                 except RadioRejected:
                     raise
                 except (RadioAway, BleakError, TimeoutError, OSError, EOFError) as error:
                     why = self._why(error)
-                if why != self.status:
-                    log.warning("radio %s; trying again", why)
-                self.status = why
-                failures += 1
+                self._show(why)
+                self._failures += 1
                 await self.adapter.detach()
-                await asyncio.sleep(min(RETRY_MAX_S, backoff_s(failures, random.random())))
+                await asyncio.sleep(min(RETRY_MAX_S, backoff_s(self._failures, random.random())))
         finally:
-            self.status = "stopped"
+            self._show("stopped")
             await self.adapter.detach()
+
+    def _show(self, status: str) -> None:
+        if status != self.status:
+            self.status = status
+            if not self.available and status != "stopped":
+                log.warning("radio: %s; trying again", status)
+            self._on_status(status)
 
     def _why(self, error: Exception) -> str:
         match error:
@@ -112,7 +121,8 @@ class Radio:
         scanner = self.adapter.scanner(self._advertised)
         async with asyncio.timeout(COMMAND_S):
             await scanner.start()
-        self.status = "scanning"
+        self._show("scanning")
+        self._failures = 0
         try:
             await _first(lost, asyncio.create_task(self._unwanted.wait()), timeout_s=RESCAN_S)
         finally:
@@ -120,7 +130,7 @@ class Radio:
             with contextlib.suppress(BleakError, TimeoutError, OSError, EOFError):
                 async with asyncio.timeout(COMMAND_S):
                     await scanner.stop()
-        self.status = "ready"
+        self._show("ready")
 
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
         address = device.address.upper()

@@ -198,7 +198,7 @@ class Host:
     radio: Radio
     speed: float = 1.0
     wearables: list[Wearable] = field(default_factory=list)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -220,7 +220,7 @@ class Host:
         def told(note: Callable[..., None]) -> Callable[..., None]:
             def tell(*what: str) -> None:
                 note(what[0] if len(what) == 1 else what)
-                self._news.set()
+                self.news.set()
 
             return tell
 
@@ -249,8 +249,8 @@ class Host:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not predicate():
-                    self._news.clear()
-                    await self._news.wait()
+                    self.news.clear()
+                    await self.news.wait()
         except TimeoutError:
             said = [(w.states[-12:], w.faults[-6:]) for w in self.wearables]
             raise AssertionError(f"not within {PATIENCE_S:g} s; radio {self.radio.status}; {said}") from None
@@ -273,8 +273,9 @@ async def host() -> AsyncIterator[Callable[..., Host]]:
     made: list[Host] = []
 
     def make(transport: str, speed: float = 1.0) -> Host:
-        made.append(Host(open_radio("bumble", transport=transport), speed))
-        return made[-1]
+        gateway = Host(open_radio("bumble", transport=transport, on_status=lambda _: gateway.news.set()), speed)
+        made.append(gateway)
+        return gateway
 
     yield make
     for each in made:

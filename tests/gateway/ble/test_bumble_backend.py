@@ -299,11 +299,11 @@ async def test_without_an_adapter_scan_and_connect_say_so(air: Air) -> None:
 
 
 async def test_a_transport_that_refuses_or_does_not_exist_is_named() -> None:
-    with pytest.raises(RadioAway, match=r"radio tcp-client:127\.0\.0\.1:1: .*"):
+    with pytest.raises(RadioAway, match=r"tcp-client:127\.0\.0\.1:1: .*"):
         await BumbleAdapter("tcp-client:127.0.0.1:1").attach()
-    with pytest.raises(RadioAway, match=r"radio unix:/nonexistent/hci: .*No such file"):
+    with pytest.raises(RadioAway, match=r"unix:/nonexistent/hci: .*No such file"):
         await BumbleAdapter("unix:/nonexistent/hci").attach()
-    with pytest.raises(RadioRejected, match="radio tpc-client:x: unknown transport scheme"):
+    with pytest.raises(RadioRejected, match="radio transport tpc-client:x: unknown transport scheme"):
         await BumbleAdapter("tpc-client:x").attach()
 
 
