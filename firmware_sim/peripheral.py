@@ -51,6 +51,8 @@ class Peripheral:
         self._uptime_ns = uptime_ns
         self._answers_wanted = asyncio.Event()
         self._frames_wanted = asyncio.Event()
+        self._connection: Connection | None = None
+        self._closed = False
         self._link_tasks: list[asyncio.Task[None]] = []
         self._advertised = b""
         self._advertise_again = asyncio.Event()
@@ -96,11 +98,13 @@ class Peripheral:
             self._advertise_again.set()
 
     async def keep_advertising(self) -> None:
-        """Advertises again after each link, and tells when the ring's fill changes; until cancelled."""
+        """Advertises again after each link, and tells when the ring's fill changes; until closed."""
         while True:
             await self._advertise_again.wait()
             self._advertise_again.clear()
-            if self.device.connected:
+            if self._closed:
+                return
+            if self._connection is not None:
                 continue
             if self._bumble.is_advertising:
                 data = self._advertising_data()
@@ -113,6 +117,12 @@ class Peripheral:
         self._controller.reachable = not on
         if on:
             self.lose_link()
+
+    def close(self) -> None:
+        """Ends the link and keep_advertising."""
+        self._closed = True
+        self._advertise_again.set()
+        self.lose_link()
 
     def lose_link(self) -> None:
         """Both ends lose it, as by the supervision timeout."""
@@ -157,6 +167,7 @@ class Peripheral:
 
     def _on_connection(self, connection: Connection) -> None:
         LOG.info("%s: connected by %s", self.name, connection.peer_address)
+        self._connection = connection
         self.device.link_up()
         work = (self._send_answers, self._send_frames, self._ask_for_parameters)
         self._link_tasks = [asyncio.create_task(self._until_lost(connection, task(connection))) for task in work]
@@ -165,6 +176,7 @@ class Peripheral:
 
     def _on_disconnection(self, reason: int) -> None:
         LOG.info("%s: link ended, reason 0x%02x", self.name, reason)
+        self._connection = None
         for task in self._link_tasks:
             task.cancel()
         self.device.disconnected()
@@ -186,16 +198,22 @@ class Peripheral:
             )
             await connection.gatt_client.request_mtu(ATT_MTU)
 
+    def _holds(self, connection: Connection) -> bool:
+        """Whether it is still this link's. Cancelling is not enough: before Python 3.12 a task that is cancelled in
+        the turn in which its asyncio.wait_for (here in Bumble) completes goes on (python/cpython#86296).
+        """
+        return self._connection is connection
+
     async def _send_answers(self, connection: Connection) -> None:
-        while True:
+        while self._holds(connection):
             self._answers_wanted.clear()
-            while (indication := self.device.next_indication()) is not None:
+            while self._holds(connection) and (indication := self.device.next_indication()) is not None:
                 uuid, payload = indication
                 await self._bumble.gatt_server.indicate_subscriber(connection, self._characteristics[uuid], payload)
             await self._answers_wanted.wait()
 
     async def _send_frames(self, connection: Connection) -> None:
-        while True:
+        while self._holds(connection):
             self._frames_wanted.clear()
             await self._radio.room_towards(self._controller, connection.peer_address)
             if connection.att_mtu >= ATT_MTU and self._send_burst(connection):

@@ -96,8 +96,9 @@ class Wearable:
         self._session_began_ns = self._now_ns()
 
     def close(self) -> None:
-        if self._truth is not None:
-            self._truth.close()
+        """The truth is complete, the radio off."""
+        self._close_truth()
+        self.peripheral.close()
 
     def status(self) -> dict[str, object]:
         device, running = self.device, self.device.running
@@ -123,10 +124,14 @@ class Wearable:
         path = self.spec.truth
         if path is not None and self._sessions:
             path = path.with_stem(f"{path.stem}.{len(self._sessions) + 1}")
-        self.close()
+        self._close_truth()
         self._truth = TruthFile(path, self.device.settings.config) if path is not None else None
         self._sessions.append({"session": f"{self.device.running.number:016x}", "truth": str(path) if path else None})
         self._note_session()
+
+    def _close_truth(self) -> None:
+        if self._truth is not None:
+            self._truth.close()
 
     def _note_session(self) -> None:
         self._sessions[-1]["made"] = self.device.running.made
