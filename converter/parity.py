@@ -49,9 +49,15 @@ def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig) -
     try:
         loaded = keras.saving.load_model(model, compile=False, safe_mode=True)
     except Exception as error:  # whatever its layers raise; the file is a person's input
-        raise ModelRejected(f"{model}: Keras {keras.__version__} cannot load it: {error}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = f"Save it again with the Keras it was made with; this one is {keras.__version__}."
+        raise ModelRejected(f"{model}: Keras cannot load it: {reason}", hint=hint) from error
     scaled = ((windows.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)).astype(np.float32)
-    return np.asarray(loaded.predict(scaled, batch_size=_KERAS_BATCH, verbose=0), np.float32)
+    probabilities = np.asarray(loaded.predict(scaled, batch_size=_KERAS_BATCH, verbose=0), np.float32)
+    if not np.isfinite(probabilities).all():
+        hint = "Its weights are too large for float32; train again with smaller steps."
+        raise ModelRejected(f"{model}: Keras itself answers NaN to some windows", hint=hint)
+    return probabilities
 
 
 @contextmanager

@@ -55,7 +55,9 @@ class Graph:
 
     def constant(self, name: str, values: NDArray[Any]) -> int:
         """float64 becomes float32; int32 stays."""
-        values = values.astype(np.float32) if values.dtype == np.float64 else values
+        if values.dtype == np.float64:
+            with np.errstate(over="ignore"):  # infinite weights show in the parity figures
+                values = values.astype(np.float32)
         return self._stored(name, values, None)
 
     def int8_constant(self, name: str, values: NDArray[np.float64], *, per_row: bool) -> int:

@@ -87,6 +87,15 @@ def test_an_option_that_cannot_be_is_refused_by_name(wrong, arguments, capsys):
     assert wrong[0] in capsys.readouterr().err
 
 
+def test_without_keras_the_way_to_get_it_is_said(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert main(arguments) == 1
+    error, way_out = capsys.readouterr().err.splitlines()[-2:]
+    assert error == "error: keras is not installed"
+    assert way_out == "  pip install 'fidget-gateway[converter]'"
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["convert", "--help"])

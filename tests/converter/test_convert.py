@@ -1,13 +1,14 @@
 """The whole way, on models saved by Keras: a bundle, or nothing."""
 
 import json
+import zipfile
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from converter.convert import convert
-from converter.errors import ConversionFailed
+from converter.errors import ConversionFailed, ModelRejected
 from converter.folding import fold_affines
 from gateway.bundle import TargetRejected, load_bundle
 from gateway.errors import InputRejected
@@ -116,6 +117,29 @@ def test_a_target_is_refused_before_any_work(small_keras, tmp_path):
         with pytest.raises(TargetRejected):
             convert(small_keras, tmp_path / "none.json", place, progress=steps.append)
     assert steps == []
+
+
+def test_a_model_that_answers_nan_is_refused(save, write_config, tmp_path):
+    import keras
+
+    path = save([keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")])
+    model = keras.saving.load_model(path, compile=False)
+    model.layers[1].kernel.assign(np.full((144, 4), 3e38))
+    model.save(tmp_path / "huge.keras")
+    with pytest.raises(ModelRejected, match=r"huge\.keras: Keras itself answers NaN to some windows"):
+        convert(tmp_path / "huge.keras", write_config(), tmp_path / "bundle", parity_windows=300)
+
+
+def test_a_model_that_keras_cannot_load_is_refused(small_keras, write_config, tmp_path):
+    """Read as data it looks well; Keras does not know one setting."""
+    path = tmp_path / "odd.keras"
+    with zipfile.ZipFile(small_keras) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b'"use_bias": true', b'"use_bias": true, "odd": 1'))
+    with pytest.raises(ModelRejected, match=r"odd\.keras: Keras cannot load it: ") as caught:
+        convert(path, write_config(), tmp_path / "bundle", parity_windows=300)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
 
 
 ARGUMENTS = [  # what it shows, arguments, the message
