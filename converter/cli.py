@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _convert(args)
     except GatewayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        print(error.in_words(), file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed\n  pip install 'fidget-gateway[converter]'", file=sys.stderr)

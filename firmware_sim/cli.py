@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except GatewayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        print(error.in_words(), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 0

@@ -16,6 +16,10 @@ class GatewayError(Exception):
         if hint is not None:
             self.hint = hint
 
+    def in_words(self) -> str:
+        """What a command line prints: what was wrong and, below it, what to do."""
+        return f"error: {self}" + (f"\n  {self.hint}" if self.hint else "")
+
 
 class InputRejected(GatewayError):
     """Something that a person gave (a file, an option, a setting) cannot be used as it is."""

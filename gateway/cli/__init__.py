@@ -50,15 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(module.run(args))
     except GatewayError as error:
-        return report(error)
+        print(error.in_words(), file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-
-
-def report(error: GatewayError) -> int:
-    """Says on stderr what was wrong and what to do; returns the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
-    return error.exit_code
