@@ -15,7 +15,8 @@ class CuttingProxy:
     """Passes bytes both ways between its own port and (host, port).
 
     cut() resets every connection and each new one at once, as a router does whose uplink is gone; the port stays
-    bound, so that no other process gets it meanwhile. heal() lets new connections through.
+    bound, so that no other process gets it meanwhile. heal() lets new connections through. swallow() is what comes
+    before a cut in life: what is sent from now on is taken and never arrives.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -23,6 +24,7 @@ class CuttingProxy:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
         self.is_cut = False
+        self._swallows = False
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -48,8 +50,11 @@ class CuttingProxy:
         for task in self._open:
             task.cancel()
 
+    def swallow(self) -> None:
+        self._swallows = True
+
     def heal(self) -> None:
-        self.is_cut = False
+        self.is_cut = self._swallows = False
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
@@ -62,8 +67,8 @@ class CuttingProxy:
         try:
             back, onward = await asyncio.open_connection(*self._target)
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, onward))
-                both.create_task(_pass_on(back, writer))
+                both.create_task(self._pass_on(reader, onward))
+                both.create_task(self._pass_on(back, writer))
         except (OSError, ExceptionGroup):
             pass  # one end is gone; the other learns it below
         except asyncio.CancelledError:
@@ -76,13 +81,13 @@ class CuttingProxy:
                 if end is not None:
                     end.close()
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(_CHUNK_BYTES):
-        writer.write(chunk)
-        await writer.drain()
-    with suppress(OSError):
-        writer.write_eof()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(_CHUNK_BYTES):
+            if not self._swallows:
+                writer.write(chunk)
+                await writer.drain()
+        with suppress(OSError):
+            writer.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -79,17 +79,21 @@ async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_noth
         await path.configure(Broker(*proxy.address), bundle, store={"commit_interval_s": 0.5})
         await path.start_daemon()
         for kill in range(20):
-            await asyncio.sleep(chance.uniform(0.2, 3.8))
-            await path.kill_daemon()
+            await asyncio.sleep(chance.uniform(0.2, 3.6))
             match kill:
-                case 5:
+                case 5 | 15:
+                    seen = len(path.predictions())
+                    await path.until(lambda seen=seen: len(path.predictions()) > seen, 30, "predictions come")
+                    proxy.swallow()  # what is sent now never arrives
+                    await asyncio.sleep(1.5)
                     proxy.cut()
-                case 9:
+                case 8 | 17:
                     proxy.heal()
                 case 11:
                     await path.control.out_of_range("left", on=True)
                 case 14:
                     await path.control.out_of_range("left", on=False)
+            await path.kill_daemon()
             await path.start_daemon()
         made = await path.sampling_over(60)
         await arrives_exactly(path, made, 60)

@@ -55,6 +55,18 @@ async def test_cut_ends_what_is_open_and_what_comes_until_healed(proxy: CuttingP
         writer.close()
 
 
+async def test_what_is_swallowed_never_arrives_and_the_connection_stands(proxy: CuttingProxy) -> None:
+    reader, writer = await asyncio.open_connection(*proxy.address)
+    proxy.swallow()
+    writer.write(b"into the void")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.3)
+    proxy.heal()
+    writer.write(b"z")
+    assert await asyncio.wait_for(reader.read(100), 5) == b"z"
+    writer.close()
+
+
 async def test_a_client_is_hung_up_on_where_nobody_is_behind_the_proxy() -> None:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
