@@ -40,7 +40,9 @@ class WearableSpec(BaseModel):
     address: Annotated[str, Field(pattern=r"^[C-Fc-f][0-9A-Fa-f](:[0-9A-Fa-f]{2}){5}$")] = ""
     """Random static (the two highest bits set); drawn from the name where none is given."""
     serial: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    schedule: Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_schedule)] = ()
+    schedule: Annotated[
+        tuple[tuple[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], ...], BeforeValidator(_schedule)
+    ] = ()
     """Activities and for how many seconds each, repeated until the duration is over; all of them where it is empty."""
     wearer: int = 0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -49,7 +51,7 @@ class WearableSpec(BaseModel):
     gyroscope: Path | None = None
     acc_unit: Literal["m_s2", "mg", "g"] | None = None
     gyro_unit: Literal["deg_s", "rad_s"] | None = None
-    duration_s: Annotated[float, Field(gt=0, le=DURATION_S_MAX)] | None = None
+    duration_s: Annotated[float, Field(gt=0, le=DURATION_S_MAX, allow_inf_nan=False)] | None = None
     truth: Path | None = None
     ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
@@ -132,7 +134,8 @@ def _wearable(keys: Mapping[str, object], where: str) -> WearableSpec:
     try:
         return WearableSpec.model_validate(keys)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # An unknown key is often why another one is missing.
+        first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
         key = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, WearableSpec.model_fields, n=1)

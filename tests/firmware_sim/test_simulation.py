@@ -1,0 +1,129 @@
+"""Wearables sample as their time passes, and the control channel answers whatever it is asked."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firmware_sim.endpoint import CannotListen, Endpoint
+from firmware_sim.scenario import parse_wearable
+from firmware_sim.simulation import SAMPLES_A_STEP_MAX, Simulation
+from gateway.errors import InputRejected
+
+
+class Hand:
+    """A clock that is set by hand, in ns."""
+
+    now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def simulation(*texts: str, samples: int = 10_000) -> tuple[Simulation, Hand]:
+    hand = Hand()
+    made = Simulation(hand, random.Random(1))
+    for text in texts:
+        made.add(parse_wearable(text), np.zeros((samples, 6), np.float32))
+    return made, hand
+
+
+async def test_all_samples_that_are_due_are_made_and_no_more() -> None:
+    sim, hand = simulation("name=left", "name=fast; drift_ppm=1000", samples=2000)
+    left, fast = sim.wearables
+    for hand.now_ns, due, due_fast in ((0, 1, 1), (19_999_999, 1, 2), (20_000_000, 2, 2), (10**10, 501, 501)):
+        left.advance()
+        fast.advance()
+        assert (left.device.running.made, fast.device.running.made) == (due, due_fast)
+    hand.now_ns = 10**15
+    left.advance()
+    assert left.device.finished
+    assert left.device.running.closed == 2000
+
+
+async def test_a_late_wearable_catches_up_in_bounded_steps() -> None:
+    sim, hand = simulation("name=left")
+    hand.now_ns = 10**15
+    sim.wearables[0].advance()
+    assert sim.wearables[0].device.running.made == SAMPLES_A_STEP_MAX
+
+
+async def test_stop_makes_what_is_due_closes_the_frame_and_completes_the_truth(tmp_path: Path) -> None:
+    sim, hand = simulation(f"name=left; truth={tmp_path / 't.csv'}", "name=right")
+    hand.now_ns = 10**9
+    left, right = sim.obey({"op": "stop", "wearable": "left"})["wearables"]  # type: ignore[attr-defined]
+    assert (left["made"], left["closed"], left["finished"]) == (51, 51, True)
+    assert (right["made"], right["finished"]) == (0, False)
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 52
+    hand.now_ns = 10**10
+    sim.wearables[0].advance()
+    assert sim.wearables[0].device.running.made == 51
+
+
+REFUSED = [
+    ([], "expected a JSON object"),
+    ({}, "unknown op None: expected one of status, out_of_range, stop, reboot"),
+    ({"op": "dance"}, "unknown op 'dance'"),
+    ({"op": ["status"]}, "unknown op ['status']"),
+    ({"op": "out_of_range", "wearable": "left"}, "out_of_range: on is None, expected true or false"),
+    ({"op": "out_of_range", "wearable": "x", "on": True}, "no wearable 'x': there are left"),
+    ({"op": "stop", "wearable": 3}, "no wearable 3: there are left"),
+    ({"op": "reboot"}, "no wearable None: there are left"),
+]
+
+
+async def test_a_request_that_cannot_be_obeyed_is_answered_with_an_error() -> None:
+    sim, _ = simulation("name=left")
+    for request, said in REFUSED:
+        assert said in str(sim.obey(request).get("error")), request
+
+
+async def test_the_control_channel_survives_what_is_no_request() -> None:
+    sim, _ = simulation("name=left")
+    endpoint = await sim.serve_control(Endpoint.parse("127.0.0.1:0"))
+    for line in (b"\xff\xfe\n", b"{\n", b"[" * 50_000 + b"\n", b"\n"):
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.write(line + b'{"op": "status"}\n')
+        assert json.loads(await reader.readline()) == {"error": "not JSON"}
+        assert json.loads(await reader.readline())["wearables"][0]["name"] == "left"
+        writer.close()
+    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    writer.write(b"x" * 100_000)
+    assert json.loads(await reader.readline()) == {"error": "request too long"}
+    writer.close()
+    sim.close()
+
+
+async def test_a_unix_socket_serves_and_is_gone_afterwards(tmp_path: Path) -> None:
+    sim, _ = simulation("name=left")
+    endpoint = await sim.serve_control(Endpoint.parse(f"unix:{tmp_path / 'control'}"))
+    reader, writer = await asyncio.open_unix_connection(endpoint.path)
+    writer.write(b'{"op": "status"}\n')
+    assert "wearables" in json.loads(await reader.readline())
+    writer.close()
+    sim.close()
+    assert not (tmp_path / "control").exists()
+
+
+async def test_an_address_in_use_is_named() -> None:
+    sim, _ = simulation("name=left")
+    taken = await sim.serve(Endpoint.parse("127.0.0.1:0"))
+    with pytest.raises(CannotListen, match=f"cannot listen on {taken}: .*in use"):
+        await sim.serve_control(taken)
+    sim.close()
+
+
+@given(host=st.sampled_from(["127.0.0.1", "::1", "gateway.local"]), port=st.integers(0, 65535))
+def test_an_endpoint_reads_back(host: str, port: int) -> None:
+    assert Endpoint.parse(str(Endpoint(host, port))) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "9000", ":9000", "host:", "host:65536", "host:-1", "unix:"])
+def test_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(InputRejected, match=r"expected HOST:PORT or unix:PATH"):
+        Endpoint.parse(text)
