@@ -50,10 +50,10 @@ class Simulator:
 
 
 @asynccontextmanager
-async def simulator(*wearables: str, speed: float = 1.0) -> AsyncIterator[Simulator]:
+async def simulator(*wearables: str, speed: float = 1.0, listen: str = "127.0.0.1:0") -> AsyncIterator[Simulator]:
     arguments = [word for wearable in wearables for word in ("--wearable", wearable)]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "firmware_sim", "run", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"),
+        *(sys.executable, "-m", "firmware_sim", "run", "--listen", listen, "--control", "127.0.0.1:0"),
         *("--time", f"0:{speed}:{time.monotonic_ns()}"),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
@@ -85,7 +85,7 @@ class Host:
 
     @classmethod
     async def attach(cls, radio: str, address: str = "F0:00:00:00:00:01") -> "Host":
-        host = cls(await open_transport(f"tcp-client:{radio}"), address)
+        host = cls(await open_transport(radio if radio.startswith("unix:") else f"tcp-client:{radio}"), address)
         await host.device.power_on()
         return host
 
@@ -282,6 +282,40 @@ async def test_two_wearables_together_notify_500_frames_a_second_and_more() -> N
         print(f"{rate:.0f} notifications a second")
         assert [sum(frame[2] for frame in frames) for frames in fetched] == [60_000, 60_000]
         assert rate >= 500
+
+
+async def test_a_host_that_does_not_read_holds_nothing_up_and_loses_nothing(tmp_path: Path) -> None:
+    """A unix socket holds 200 kB; the 3,158 frames of 1,200 s are four times as much."""
+    listen = f"unix:{tmp_path / 'radio'}"
+    async with simulator("name=left; duration_s=1200", speed=500, listen=listen) as running:
+        host = await Host.attach(running.radio)
+        link = await host.connect(running.addresses["left"])
+        session = session_of(await link.read(INFO))[0]
+        await link.ask(1)
+        host.transport.sink.transport.pause_reading()
+        async with asyncio.timeout(WITHIN_S):
+            while not (status := await running.status("left"))["finished"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert status["connected"]
+        assert status["notifications_sent"] < 3158 / 2
+        host.transport.sink.transport.resume_reading()
+        frames = await link.fetch(session)
+        assert len(counts_of(frames)) == 60_000
+        live = [link.live.get_nowait() for _ in range(link.live.qsize())]
+        seqs = [struct.unpack_from("<H", frame, 4)[0] for frame in live]
+        indices = [struct.unpack_from("<I", frame, 8)[0] for frame in live]
+        assert seqs[-1] - seqs[0] == (indices[-1] - indices[0]) // 19 > len(live)  # what was left out shows in both
+        host.kill()
+    assert not (tmp_path / "radio").exists()
+
+
+async def test_a_connect_that_is_given_up_leaves_the_radio_free() -> None:
+    async with simulator("name=left") as running:
+        host = await Host.attach(running.radio)
+        with pytest.raises((core.TimeoutError, asyncio.TimeoutError)):
+            await host.device.connect(hci.Address("F0:00:00:00:00:77"), timeout=0.2)
+        await host.connect(running.addresses["left"])
+        host.kill()
 
 
 async def test_nonsense_on_the_radio_socket_ends_that_connection_and_nothing_else() -> None:
