@@ -329,7 +329,7 @@ class Publisher:
         limit_s = min(self._settings.backoff_max_s, self._settings.backoff_min_s * 2 ** min(self._failures, 16))
         pause_s = limit_s * (0.5 + 0.5 * self._rng.random())
         self._failures += 1
-        self.state = f"{why}; next try {pause_s:.1f} s later"
+        self.state = f"{why}; next try {pause_s:.2g} s later"
         log.warning("%s", self.state)
         self._save_cursor()
         await self._unless_stopping(asyncio.sleep(pause_s))

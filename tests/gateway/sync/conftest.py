@@ -3,16 +3,23 @@
 import asyncio
 import contextlib
 import getpass
+import random
 import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.clock import Clock
 from gateway.demo.announce import announced
 from gateway.demo.processes import Children
+from gateway.store import Committed, Store, StoreSettings, Writer
+from gateway.store.rows import Derived, LoggedEvent
+from gateway.sync import Publisher, SyncSettings
+from gateway.sync.session import Broker
 
 WITHIN_S = 20.0
 
@@ -181,3 +188,50 @@ async def serving(
     finally:
         listener.close()
         server.kick()
+
+
+class House:
+    """Store, writer and publisher as the daemon joins them."""
+
+    def __init__(self, path: Path, broker: Broker | None = None, **settings: Any) -> None:
+        self.store = Store.open(StoreSettings(path=path, commit_interval_s=0.005))
+        self.writer = Writer(self.store, asyncio.get_running_loop(), self._committed)
+        self.publisher = Publisher(
+            SyncSettings.model_validate(settings),
+            "home",
+            self.store,
+            self.writer,
+            Clock(),
+            broker=broker,
+            rng=random.Random(1),
+        )
+        self.running = asyncio.create_task(self.publisher.run())
+
+    def _committed(self, committed: Committed) -> None:
+        self.publisher.committed(committed.event_seq)
+
+    def log(self, numbers: range, size: int = 0, created_every_s: float = 1.0) -> None:
+        for number in numbers:
+            payload = b"%d" % number + bytes(size)
+            name = f"event-{number}"
+            created_ns = int(number * created_every_s * 1e9)
+            made = LoggedEvent("prediction", "left", "urn:left", name, "t/left/prediction", payload, created_ns, "boot")
+            self.writer.derived(Derived(None, (made,)))
+
+    async def sent(self) -> None:
+        """Everything in the log is acknowledged or set aside."""
+        await self.writer.flush()
+        await until(lambda: self.publisher.connected and self.publisher.waiting == 0)
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        await self.publisher.stop(timeout_s)
+        await self.writer.close()
+        self.store.close()
+
+    async def die(self) -> None:
+        """What is left after kill -9: nothing that was not committed yet, no farewell."""
+        await self.writer.flush()
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        await self.writer.close()
+        self.store.close()
