@@ -137,9 +137,20 @@ class Graph:
         model.version, model.description = _SCHEMA_VERSION, description
         model.operatorCodes = [_operator_code(*code) for code in self._codes]
         model.subgraphs, model.buffers, model.signatureDefs = [graph], self._buffers, [signature]
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
-        return bytes(builder.Output())
+        return packed(model)
+
+
+def packed(model: Any) -> bytes:
+    """The file of a schema.ModelT, every buffer aligned as kernels need it."""
+    aligned = []
+    for buffer in model.buffers:
+        made = _AlignedBuffer()
+        made.data = None if buffer.data is None else np.asarray(buffer.data)
+        aligned.append(made)
+    model.buffers = aligned
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def _tensor_map(tensors: Mapping[str, int]) -> list[Any]:
