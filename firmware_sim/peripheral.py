@@ -29,6 +29,9 @@ ADVERTISING_INTERVAL_MS = 100
 CONNECTION_INTERVAL_MS = (30, 50)
 PERIPHERAL_LATENCY = 0
 SUPERVISION_TIMEOUT_MS = 5000
+COMMAND_S = 86_400.0
+"""Of Bumble's HCI commands. The controller is in this process and always answers; a process that was suspended, or a
+machine that slept, must not find them timed out."""
 BURST = 16
 """Notifications handed to Bumble in one turn of the loop; then live frames go first again."""
 _NOTIFICATION = struct.Struct("<BH")
@@ -66,6 +69,7 @@ class Peripheral:
         self._bumble = BumbleDevice.from_config_with_hci(
             configuration, self._controller, AsyncPipeSink(self._controller)
         )
+        self._bumble.command_timeout = COMMAND_S
         self._bumble.gatt_server.max_mtu = ATT_MTU
         self._characteristics = {
             uuid: self._characteristic(uuid, properties)
