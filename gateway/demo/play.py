@@ -130,7 +130,12 @@ async def _set_up(plan: Plan, files: arrange.Files, stack: AsyncExitStack, shown
     names = arrange.wearable_names(plan.wearables)
     arrange.write_scenario(files, names, ACTIVITIES, (plan.duration_s + READY_WITHIN_S) * plan.speed, plan.recording)
     simulator = await start("simulator", arrange.simulator_argv(files, simulated_time))
-    control_at = await simulator.says(lambda line: announced(line, "control"), READY_WITHIN_S)
+    try:
+        control_at = await simulator.says(lambda line: announced(line, "control"), READY_WITHIN_S)
+    except ChildFailed as failed:
+        if failed.exit_code == InputRejected.exit_code:  # a recording that cannot be played
+            raise InputRejected(simulator.last_words()) from None
+        raise
     radio = await simulator.says(announced, READY_WITHIN_S)
     control = await stack.enter_async_context(SimulatorControl(*control_at))
     wearables = await control.status()

@@ -62,7 +62,13 @@ def footing(view: View) -> str:
         f"events: {_or(view.events_waiting, '{:,}')} waiting, {_or(view.events_acknowledged, '{:,}')} acknowledged, "
         f"{view.events_received:,} received, {view.repeated:,} repeated"
     )
-    return f"daemon {view.daemon}, broker {view.broker} | {events}"
+    return f"daemon: {view.daemon}, broker: {view.broker} | {events}"
+
+
+def heading(view: View) -> str:
+    if view.elapsed_s < view.duration_s:
+        return f"{view.elapsed_s:.0f} of {view.duration_s:.0f} s"
+    return f"{view.elapsed_s:.0f} s, draining"
 
 
 def line(view: View) -> str:
@@ -77,13 +83,13 @@ def line(view: View) -> str:
 def table(view: View) -> "Table":
     from rich.table import Table
 
-    shown = Table(title=f"fidget gateway, {view.elapsed_s:.0f} of {view.duration_s:.0f} s", caption=footing(view))
-    for heading in ("wearable", "link"):
-        shown.add_column(heading)
+    shown = Table(title=heading(view), caption=footing(view).replace(" | ", "\n"))
+    for name in ("wearable", "link"):
+        shown.add_column(name)
     shown.add_column("rate", justify="right")
     shown.add_column("activity")
-    for heading in ("p", "windows", "ring", "received"):
-        shown.add_column(heading, justify="right")
+    for name in ("p", "windows", "ring", "received"):
+        shown.add_column(name, justify="right")
     for wearable in view.wearables:
         shown.add_row(*cells(wearable))
     return shown

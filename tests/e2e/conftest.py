@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class Path_:
     files: Files
     children: Children
     watched: list[Child] = field(default_factory=list)
-    time: str = ""
+    sim_time: str = ""
     control: SimulatorControl | None = None
     radio: tuple[str, int] = ("", 0)
     daemon: Child | None = None
@@ -64,9 +65,9 @@ class Path_:
 
     async def simulate(self, speed: float, duration_s: float, names: Sequence[str], *recording: Path) -> None:
         """duration_s: of device time."""
-        self.time = arrange.simulated_time(speed)
+        self.sim_time = arrange.simulated_time(speed)
         arrange.write_scenario(self.files, names, ("sitting", "hand_tapping", "nail_biting"), duration_s, recording)
-        child = await self.children.start("simulator", arrange.simulator_argv(self.files, self.time))
+        child = await self.children.start("simulator", arrange.simulator_argv(self.files, self.sim_time))
         self.watched.append(child)
         at = await child.says(lambda line: announced(line, "control"), READY_WITHIN_S)
         self.radio = await child.says(announced, READY_WITHIN_S)
@@ -86,7 +87,7 @@ class Path_:
         )
 
     async def start_daemon(self) -> None:
-        self.daemon = await self.children.start("daemon", arrange.daemon_argv(self.files, self.time))
+        self.daemon = await self.children.start("daemon", arrange.daemon_argv(self.files, self.sim_time))
 
     async def kill_daemon(self) -> None:
         assert self.daemon is not None
@@ -161,27 +162,23 @@ class Mosquitto:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self, more: str = "allow_anonymous true\n") -> None:
+    def start(self, more: str = "allow_anonymous true\n") -> None:
         file = self._folder / "mosquitto.conf"
         file.write_text(
             f"listener {self.port} 127.0.0.1\n{more}persistence true\npersistence_location {self._folder}/\n"
             f"max_queued_messages 0\nuser {getpass.getuser()}\n"  # else root's mosquitto drops to a user of its own
         )
-        self._launch(file)
-        for _ in range(100):
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                await asyncio.sleep(POLL_S)
-            else:
-                writer.close()
-                return
-        pytest.fail(f"mosquitto does not listen: {(self._folder / 'mosquitto.log').read_text()}")
-
-    def _launch(self, file: Path) -> None:
         binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
         with (self._folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([binary, "-c", str(file)], stdout=log, stderr=log)
+        for _ in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                time.sleep(POLL_S)
+            else:
+                return
+        pytest.fail(f"mosquitto does not listen: {(self._folder / 'mosquitto.log').read_text()}")
 
     def terminate(self) -> None:
         """SIGTERM, and waits; its sessions are on disk then."""

@@ -5,17 +5,35 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SHORT = ("--duration", "20", "--plain")
+DEMO = (sys.executable, "-m", "gateway", "demo", "--plain")
 
 
-def demo(*options: str, within_s: float = 90) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "demo", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=within_s)
+def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """folder: what stands for /tmp."""
+    command, environment = [*DEMO, *options], {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, env=environment)
+
+
+def interrupted(folder: Path, times: int) -> tuple[int, str]:
+    """Exit code and output of a demo that gets so many SIGINT once it shows a wearable at work."""
+    command = [*DEMO, "--keep", str(folder), "--faults", "none"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout is not None
+        told = []
+        for line in running.stdout:
+            told.append(line)
+            if "left streaming" in line:
+                break
+        for _ in range(times):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # two pending signals of one kind are delivered as one
+        return running.wait(60), "".join(told) + running.stdout.read()
 
 
 def strays(folder: Path) -> list[str]:
@@ -33,7 +51,7 @@ def strays(folder: Path) -> list[str]:
 
 def test_it_breaks_recovers_and_adds_up_and_a_doctored_file_does_not(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    done = demo(*SHORT, "--keep", str(folder))
+    done = demo(tmp_path, "--duration", "20", "--keep", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     told = done.stdout.splitlines()
     assert told[-1] == "Every number adds up."
@@ -60,44 +78,54 @@ def test_it_breaks_recovers_and_adds_up_and_a_doctored_file_does_not(tmp_path: P
 
 
 @pytest.mark.mosquitto
-async def test_a_broker_that_keeps_messages_back_is_found_out(mosquitto: Any, tmp_path: Path) -> None:
+def test_a_broker_that_keeps_messages_back_is_found_out(mosquitto: Any, tmp_path: Path) -> None:
     access = tmp_path / "mosquitto" / "access"
     access.write_text("topic write #\ntopic read fidget/v1/+/left/#\n")  # whatever is of right never arrives
-    await mosquitto.start(f"allow_anonymous true\nacl_file {access}\n")
-    done = demo("--duration", "10", "--faults", "none", "--plain", "--broker", f"127.0.0.1:{mosquitto.port}")
+    mosquitto.start(f"allow_anonymous true\nacl_file {access}\n")
+    done = demo(tmp_path, "--duration", "10", "--faults", "none", "--broker", f"127.0.0.1:{mosquitto.port}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "It does not add up:" in done.stdout
     assert "due but not received: window 0 of right" in done.stdout
     assert "of left" not in done.stdout
+    (kept,) = tmp_path.glob("fidget-demo-*")
+    assert f"Logs, database and truth: {kept}" in done.stderr
 
 
 @pytest.mark.mosquitto
-async def test_a_broker_that_refuses_the_password_is_told_in_one_line(mosquitto: Any, tmp_path: Path) -> None:
+def test_a_broker_that_refuses_the_password_is_told_in_one_line(mosquitto: Any, tmp_path: Path) -> None:
     passwords = tmp_path / "mosquitto" / "passwords"
     passwords.touch()  # nobody's password is right
-    await mosquitto.start(f"allow_anonymous false\npassword_file {passwords}\n")
+    mosquitto.start(f"allow_anonymous false\npassword_file {passwords}\n")
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong\n")
     where = ("--broker", f"127.0.0.1:{mosquitto.port}")
-    done = demo("--plain", *where, "--username", "ada", "--password-file", str(wrong))
+    done = demo(tmp_path, *where, "--username", "ada", "--password-file", str(wrong))
     assert done.returncode == 2, done.stdout + done.stderr
+    assert not list(tmp_path.glob("fidget-demo-*"))
     assert done.stderr.splitlines()[0] == f"error: broker 127.0.0.1:{mosquitto.port} refused: Not authorized"
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_still_takes_the_account_and_a_second_one_aborts(tmp_path: Path) -> None:
-    folder = tmp_path / "kept"
-    command = [sys.executable, "-m", "gateway", "demo", "--plain", "--keep", str(folder), "--faults", "none"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert running.stdout is not None
-    told = []
-    for line in running.stdout:
-        told.append(line.rstrip())
-        if "| daemon running" in line and "streaming" in line and told[-1].startswith("  10"):
-            break
-    running.send_signal(signal.SIGINT)
-    rest = running.stdout.read()
-    assert running.wait(60) == 0, "\n".join(told) + rest
-    assert "sampling stops" in rest
-    assert "Every number adds up." in rest
-    assert strays(folder) == []
+def test_ctrl_c_ends_the_sampling_and_still_takes_the_account(tmp_path: Path) -> None:
+    code, told = interrupted(tmp_path / "kept", 1)
+    assert code == 0, told
+    assert "sampling stops" in told
+    assert "Every number adds up." in told
+    assert strays(tmp_path) == []
+
+
+def test_a_second_ctrl_c_aborts_and_leaves_no_process(tmp_path: Path) -> None:
+    code, told = interrupted(tmp_path / "kept", 2)
+    assert code == 130, told
+    assert told.splitlines()[-1] == "aborted"
+    assert "adds up" not in told
+    assert strays(tmp_path) == []
+
+
+def test_a_recording_that_cannot_be_played_is_told_in_one_line(tmp_path: Path) -> None:
+    recording = tmp_path / "recording.csv"
+    recording.write_text("time,x\n0,1\n")
+    done = demo(tmp_path, "--recording", str(recording))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines()[0].startswith(f"error: {recording}: no column timestamp_s")
+    assert not list(tmp_path.glob("fidget-demo-*"))

@@ -103,7 +103,7 @@ async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_noth
 
 @pytest.mark.mosquitto
 async def test_mosquitto_stopped_and_back_loses_nothing(path: Any, mosquitto: Any, bundle: Path) -> None:
-    await mosquitto.start()
+    mosquitto.start()
     broker = Broker("127.0.0.1", mosquitto.port)
     await path.subscribe(broker)
     assert "MQTT 5" in (path.files.folder / "subscriber.log").read_text()
@@ -115,7 +115,7 @@ async def test_mosquitto_stopped_and_back_loses_nothing(path: Any, mosquitto: An
     await path.until(
         lambda: (status := path.status()) is not None and status["events"]["waiting"] > 10, 30, "events wait"
     )
-    await mosquitto.start()
+    mosquitto.start()
     made = await path.sampling_over(60)
     await arrives_exactly(path, made, 30)
 
