@@ -83,7 +83,8 @@ def _names(text: str) -> list[str]:
 
 def _axes(text: str) -> str:
     if not is_signed_axes(text):
-        raise argparse.ArgumentTypeError(f"{text!r} does not name each of x, y and z once, such as x,y,z or -y,x,z")
+        what = "does not name each of x, y and z once, right-handed, such as x,y,z or -y,x,z"
+        raise argparse.ArgumentTypeError(f"{text!r} {what}")
     return text
 
 

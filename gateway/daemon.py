@@ -21,7 +21,7 @@ from gateway.clock import Clock, Instant
 from gateway.config import Config, WearableSettings
 from gateway.errors import InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
-from gateway.inference import Predictor, load_predictor
+from gateway.inference import Predictor, load_predictor, self_test
 from gateway.monitoring.drift import Reference
 from gateway.motion.axes import parse_axes
 from gateway.motion.samples import CHANNELS, Float32
@@ -371,6 +371,7 @@ async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None =
     """Runs until SIGTERM or SIGINT. Raises GatewayError where it cannot start."""
     bundle = load_bundle(config.bundle.path)
     predictor = load_predictor(bundle, config.bundle.variant)
+    self_test(predictor, bundle, config.bundle.variant)
     with Store.open(config.store) as store:
         daemon = Daemon(config, clock, bundle, predictor, store)
         await daemon.run(status_file)

@@ -15,6 +15,7 @@ import numpy as np
 
 from firmware_sim.synthesis import ACTIVITIES
 from gateway.errors import GatewayError
+from gateway.monitoring.reference import drift_reference
 from models.model_card import accuracy_of, demo_card
 from models.training_data import (
     HOP,
@@ -23,7 +24,6 @@ from models.training_data import (
     WINDOW,
     LabelledWindows,
     confusion,
-    drift_reference,
     labelled_windows,
 )
 

@@ -1,22 +1,19 @@
-"""Synthetic windows with labels, from wearers that are kept apart, and the distribution of their features."""
+"""Synthetic windows with labels, from wearers that are kept apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from firmware_sim.synthesis import ACTIVITIES, synthesize
-from gateway.monitoring.features import FEATURES, window_features
 from gateway.motion.samples import Float32
 
 RATE_HZ = 50.0
 WINDOW, HOP = 200, 100
 SEGMENT_S = 20.0
 """Each segment is one performance: tempo, effort and pose of the day are drawn anew."""
-QUANTILES = (0.01, 0.025, *(round(0.05 * step, 2) for step in range(1, 20)), 0.975, 0.99)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,24 +35,6 @@ def labelled_windows(wearers: Sequence[int], *, seed: int, segments: int) -> Lab
                 windows.append(cut)
                 labels += [label] * len(cut)
     return LabelledWindows(np.concatenate(windows), np.array(labels))
-
-
-def drift_reference(windows: Float32) -> dict[str, dict[str, Any]]:
-    """For each window feature its count, mean, std, min, max and quantiles, as a bundle's manifest holds them."""
-    features = np.array([window_features(window) for window in windows])
-    return {
-        name: {
-            "count": len(column),
-            "mean": float(column.mean()),
-            "std": float(column.std()),
-            "min": float(column.min()),
-            "max": float(column.max()),
-            "quantiles": [
-                [q, float(value)] for q, value in zip(QUANTILES, np.quantile(column, QUANTILES), strict=True)
-            ],
-        }
-        for name, column in zip(FEATURES, features.T, strict=True)
-    }
 
 
 def confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.int64]:

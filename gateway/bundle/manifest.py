@@ -83,6 +83,9 @@ class Provenance(_Part):
 class FeatureReference(_Part):
     """Distribution of one window feature over the training windows; what drift is measured against."""
 
+    of: Literal["windows", "samples"] = "windows"
+    """samples: of a channel's single samples, where nobody knows more. Their mean is also that of the windows' means;
+    their spread is wider, so a shift counted in it is told too small, and the quantiles are no measure of windows."""
     count: int = Field(ge=1)
     mean: FiniteFloat
     std: NotNegative
@@ -97,6 +100,15 @@ class FeatureReference(_Part):
             if list(column) != sorted(column):
                 raise ValueError("quantiles must ascend")
         return self
+
+
+class SelfTest(Member):
+    """Windows with known answers, to be run where the model runs. The file: .npy, (n, window, channels), float32."""
+
+    probabilities: dict[str, tuple[tuple[Fraction, ...], ...]]
+    """By variant, (n, labels): what it answered where it was made."""
+    tolerance: dict[str, Annotated[Fraction, Field(gt=0)]]
+    """By variant: how far another processor's rounding may take a probability."""
 
 
 class Manifest(_Part):
@@ -126,6 +138,13 @@ class Manifest(_Part):
     model_card: Member
     provenance: Provenance
     drift_reference: dict[Name, FeatureReference] | None = None
+    self_test: SelfTest | None = None
+
+    def members(self) -> dict[str, Member]:
+        """Every file beside the manifest, by the field that names it."""
+        variants = {f"variants.{name}": variant for name, variant in self.variants.items()}
+        others = {"model_card": self.model_card} | ({"self_test": self.self_test} if self.self_test else {})
+        return {**variants, **others}
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -143,14 +162,31 @@ class Manifest(_Part):
         if self.default_variant not in self.variants:
             raise ValueError(f"default_variant must be one of {', '.join(self.variants)}")
         if self.frame is not None and not is_signed_axes(self.frame):
-            raise ValueError('frame must name each of x, y and z once, signed, such as "x,y,z" or "-y,x,z"')
+            raise ValueError(
+                'frame must name each of x, y and z once, signed and right-handed, such as "x,y,z" or "-y,x,z"'
+            )
+        if self.self_test is not None:
+            self._check_self_test(self.self_test)
         return self
+
+    def _check_self_test(self, test: SelfTest) -> None:
+        if not set(test.probabilities) == set(test.tolerance) == set(self.variants):
+            raise ValueError("self_test must have probabilities and a tolerance for every variant")
+        counts = {len(rows) for rows in test.probabilities.values()}
+        if len(counts) != 1 or counts == {0}:
+            raise ValueError("self_test must have the same number of windows for every variant")
+        if any(len(row) != len(self.labels) for rows in test.probabilities.values() for row in rows):
+            raise ValueError(f"self_test must have one probability for each of the {len(self.labels)} labels")
 
 
 def is_signed_axes(text: str) -> bool:
-    """Whether the text names each of x, y and z once, with or without a sign."""
+    """Whether the text names each of x, y and z once, signed or not, as one of the 24 rotations: no mirror image."""
     axes = [axis.strip() for axis in text.split(",")]
-    return all(map(_SIGNED_AXIS.match, axes)) and sorted(axis[-1] for axis in axes) == ["x", "y", "z"]
+    names = "".join(axis[-1:] for axis in axes)
+    if not all(map(_SIGNED_AXIS.match, axes)) or sorted(names) != ["x", "y", "z"]:
+        return False
+    cyclic = names in "xyzxy"
+    return cyclic == (sum(axis.startswith("-") for axis in axes) % 2 == 0)
 
 
 def bundle_digest(content: dict[str, Any]) -> str:

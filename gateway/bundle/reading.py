@@ -1,11 +1,14 @@
 """From a folder to a checked Bundle. No model runtime here: the bytes of a variant are only handed on."""
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from gateway.bundle.errors import BundleRejected
@@ -41,6 +44,23 @@ class Bundle:
         name, member = self.variant(variant)
         return _read_member(self.path, f"variants.{name}", member)
 
+    def self_test_windows(self) -> NDArray[np.float32]:
+        """(n, window, channels), m/s² and deg/s: those of manifest.self_test. Raises BundleRejected."""
+        test = self.manifest.self_test
+        if test is None:
+            raise BundleRejected("self_test", "none", "windows with known answers", bundle=self.path)
+        count = len(next(iter(test.probabilities.values())))
+        expected = (count, self.manifest.window, len(self.manifest.channels))
+        content = io.BytesIO(_read_member(self.path, "self_test", test))
+        try:
+            windows: NDArray[np.float32] = np.load(content, allow_pickle=False)
+            found = (windows.dtype, windows.shape)
+        except (ValueError, EOFError, OSError, AttributeError, MemoryError) as error:
+            raise BundleRejected("self_test", f"no .npy array ({error})", expected, bundle=self.path) from None
+        if found != (np.dtype("<f4"), expected) or not np.isfinite(windows).all():
+            raise BundleRejected("self_test", f"{found[0]} {found[1]}", f"finite float32 {expected}", bundle=self.path)
+        return windows
+
 
 def load_bundle(path: str | Path) -> Bundle:
     """Reads a bundle's folder and checks every digest in it. Raises BundleRejected (exit code 2)."""
@@ -54,9 +74,8 @@ def load_bundle(path: str | Path) -> Bundle:
     if digest != computed:
         raise BundleRejected("digest", computed, digest, bundle=path)
     manifest = _validated(path, {key: value for key, value in content.items() if key != "digest"})
-    for name, variant in manifest.variants.items():
-        _read_member(path, f"variants.{name}", variant)
-    _read_member(path, "model_card", manifest.model_card)
+    for field, member in manifest.members().items():
+        _read_member(path, field, member)
     return Bundle(path, manifest, computed)
 
 

@@ -47,7 +47,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     do not belong together, which is a mistake of the program.
     """
     path = Path(path).absolute()
-    members = {item.file: item for item in (*manifest.variants.values(), manifest.model_card)}
+    members = {item.file: item for item in manifest.members().values()}
     if set(members) != set(files) or any(member(n, c).sha256 != members[n].sha256 for n, c in files.items()):
         raise ValueError("the files are not those that the manifest names")
     check_target(path, replace=replace)

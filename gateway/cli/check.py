@@ -47,13 +47,14 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config)
     errors: list[GatewayError] = []
+    bundle = None
     lines = [f"{'configuration':<14}{args.config}"]
     lines += [f"{'gateway':<14}{config.gateway.id}", f"{'radio':<14}{_radio(config)}"]
     try:
         bundle = load_bundle(config.bundle.path)
         lines.append(f"{'bundle':<14}{_bundle(bundle, config.bundle.variant)}")
+        lines.append(f"{'self-test':<14}{_self_test(bundle, config.bundle.variant)}")
     except GatewayError as error:
-        bundle = None
         errors.append(error)
     for title, part in (("store", _store), ("broker", lambda c: _broker(c, connect=args.connect))):
         try:
@@ -87,6 +88,15 @@ def _bundle(bundle: "Bundle", variant: str | None) -> str:
         f"{len(manifest.labels)} activities, windows of {manifest.window / manifest.rate_hz:g} s "
         f"every {manifest.hop / manifest.rate_hz:g} s, {frame}"
     )
+
+
+def _self_test(bundle: "Bundle", variant: str | None) -> str:
+    from gateway.inference import load_predictor, self_test
+
+    tested = self_test(load_predictor(bundle, variant), bundle, variant)
+    if tested is None:
+        return "the bundle has none; its model loads"
+    return f"{tested.windows} windows answered as where the bundle was made (max |dp| {tested.dp_max:.1e})"
 
 
 def _store(config: "Config") -> str:

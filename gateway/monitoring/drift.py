@@ -31,7 +31,10 @@ class DriftSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One feature in the training data: its moments and quantiles as (rank in 0 to 1, value), ascending."""
+    """One feature in the training data: its moments and quantiles as (rank in 0 to 1, value), ascending.
+
+    quantiles: none where only a channel's samples are known, which spread otherwise than the windows' features.
+    """
 
     mean: float
     std: float
@@ -39,12 +42,13 @@ class Reference:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:
-        return cls(entry["mean"], entry["std"], tuple((q, v) for q, v in entry["quantiles"]))
+        of_windows = entry.get("of", "windows") == "windows"
+        return cls(entry["mean"], entry["std"], tuple((q, v) for q, v in entry["quantiles"] if of_windows))
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSummary:
-    """sketch: base64 of a serialized kll_floats_sketch. shift and distance: None where there is no reference."""
+    """sketch: base64 of a serialized kll_floats_sketch. shift and distance: None without a reference of it."""
 
     sketch: str
     minimum: float
@@ -92,7 +96,7 @@ class DriftPeriod:
                 maximum=sketch.get_max_value(),
                 mean=mean,
                 shift=None if known is None else standardised_shift(mean, known),
-                distance=None if known is None else kolmogorov_distance(sketch, known.quantiles),
+                distance=kolmogorov_distance(sketch, known.quantiles) if known and known.quantiles else None,
             )
         return DriftSummary(start_s, start_s + self.settings.period_s, self.windows, features)
 

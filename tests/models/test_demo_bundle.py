@@ -7,9 +7,10 @@ from firmware_sim.synthesis import ACTIVITIES
 from gateway.bundle import Bundle, load_bundle
 from gateway.inference import load_predictor
 from gateway.monitoring.features import FEATURES
+from gateway.monitoring.reference import drift_reference
 from models.make_demo import BUNDLE, HELD_OUT_SEED, HELD_OUT_WEARERS, SEGMENTS, TRAINING_SEED, TRAINING_WEARERS
 from models.model_card import FIRST_LINE, accuracy_of
-from models.training_data import drift_reference, labelled_windows
+from models.training_data import labelled_windows
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,6 @@ def test_its_drift_reference_is_that_of_its_training_windows(bundle):
     assert tuple(reference) == FEATURES
     some = drift_reference(labelled_windows(TRAINING_WEARERS[:8], seed=TRAINING_SEED, segments=SEGMENTS).windows)
     for name, whole in reference.items():
-        assert some[name]["min"] >= whole.min - 1e-9
-        assert some[name]["max"] <= whole.max + 1e-9
-        assert some[name]["mean"] == pytest.approx(whole.mean, abs=whole.std / 3)
+        assert some[name].min >= whole.min - 1e-9
+        assert some[name].max <= whole.max + 1e-9
+        assert some[name].mean == pytest.approx(whole.mean, abs=whole.std / 3)

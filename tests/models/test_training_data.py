@@ -1,10 +1,7 @@
 import numpy as np
-import pytest
 
 from firmware_sim.synthesis import ACTIVITIES
-from gateway.bundle import FeatureReference
-from gateway.monitoring.features import FEATURES
-from models.training_data import confusion, drift_reference, labelled_windows
+from models.training_data import confusion, labelled_windows
 
 
 def test_windows_of_each_activity_with_its_label():
@@ -19,17 +16,6 @@ def test_the_same_seed_gives_the_same_windows():
     first, again, other = (labelled_windows([1], seed=s, segments=1).windows for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def test_the_drift_reference_is_what_a_manifest_takes():
-    windows = labelled_windows([1], seed=1, segments=1).windows
-    reference = {name: FeatureReference.model_validate(entry) for name, entry in drift_reference(windows).items()}
-    assert tuple(reference) == FEATURES
-    mean = reference["Ax_mean_m_s2"]
-    ax = windows[:, :, 0].astype(np.float64).mean(axis=1)
-    assert mean.count == len(windows)
-    assert (mean.min, mean.max, mean.mean) == pytest.approx((ax.min(), ax.max(), ax.mean()))
-    assert dict(mean.quantiles)[0.5] == pytest.approx(np.median(ax))
 
 
 def test_confusion_has_the_truth_in_its_rows():

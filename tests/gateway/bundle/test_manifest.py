@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ REFUSED = [  # what it shows, the change, words of the message
     ("units for other channels", {"units": ["m/s^2"]}, "units must have one entry for each of the 2 channels"),
     ("a default that is not there", {"default_variant": "int4"}, "default_variant must be one of float32, dynamic"),
     ("a mirrored name in the frame", {"frame": "x,x,z"}, "frame must name each of x, y and z once"),
+    ("a frame that mirrors", {"frame": "y,x,z"}, "right-handed"),
     ("an unknown key", {"lables": []}, "lables"),
     ("no window", {"window": 0}, "window"),
     ("a rate that is no number", {"rate_hz": float("nan")}, "rate_hz"),
@@ -45,10 +47,14 @@ def test_quantiles_of_a_drift_reference_ascend(content):
         Manifest.model_validate(content(drift_reference=bad))
 
 
-def test_signed_axes_are_the_48_signed_permutations_and_nothing_else():
+def test_a_frame_is_one_of_the_24_rotations_and_no_mirror_image():
+    """The determinant of the signed permutation decides."""
     signed = [sign + axis for sign in ("", "-") for axis in "xyz"]
-    every = [",".join(three) for three in itertools.product(signed, repeat=3)]
-    assert sum(map(is_signed_axes, every)) == 48
+    rows = dict(zip(signed, np.vstack([np.eye(3), -np.eye(3)]), strict=True))
+    for three in itertools.product(signed, repeat=3):
+        proper = round(np.linalg.det(np.array([rows[axis] for axis in three]))) == 1
+        assert is_signed_axes(",".join(three)) == proper, three
+    assert is_signed_axes("+x, +y, +z")
     for text in ("", "x,y", "x,y,z,x", "x,y,w", "x y z", "--x,y,z", "X,y,z"):
         assert not is_signed_axes(text)
 

@@ -1,0 +1,85 @@
+"""Windows with known answers for a bundle, to be run again on the device."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from gateway.inference.interpreter import LiteRtInterpreter
+from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.units import STANDARD_GRAVITY_M_S2
+
+SELF_TEST_FILE = "self_test.npy"
+CLEAR_MARGIN = 0.2
+"""Between the two best classes: on a window that is nearly a tie, rounding alone would tell another class."""
+RANDOM_WINDOWS = 8
+FLOAT_TOLERANCE = 1e-3
+"""Of graphs that compute in float: another processor's order of summation, with room."""
+HYBRID_TOLERANCE = 0.05
+"""Of kernels that quantize activations as they come: a value at a rounding edge may fall to the other side."""
+
+
+def self_test_windows(windows: Float32, reference: Float32) -> Float32:
+    """A choice of windows (n, window, channels) whose classes Keras tells clearly, and extremes: (m, window, channels).
+
+    reference: (n, classes), Keras' probabilities. As many classes as there are, in turn. The extremes (rest, all zero,
+    both ends of what a wearable measures) come between them, so that a runtime that keeps its state from one window to
+    the next is found out.
+    """
+    best = np.sort(reference, axis=1)
+    clear = best[:, -1] - best[:, -2] >= CLEAR_MARGIN
+    top = reference.argmax(axis=1)
+    turns: list[tuple[int, int]] = []  # (how many of its class came before it, where it stands)
+    seen: dict[int, int] = {}
+    for i in np.flatnonzero(clear):
+        turns.append((seen.setdefault(int(top[i]), 0), int(i)))
+        seen[int(top[i])] += 1
+    chosen = [windows[i] for _, i in sorted(turns)[:RANDOM_WINDOWS]]
+    channels = windows.shape[2]
+    rest = np.zeros(channels)
+    rest[min(2, channels - 1)] = STANDARD_GRAVITY_M_S2
+    limits = np.array([16 * STANDARD_GRAVITY_M_S2 if name.startswith("A") else 2000.0 for name in CHANNELS])
+    limits = np.resize(limits, channels)
+    extremes = [np.broadcast_to(row, windows.shape[1:]) for row in (limits, rest, -limits, np.zeros(channels))]
+    mixed = [window for pair in zip(extremes, chosen, strict=False) for window in pair]
+    rows = [*mixed, *chosen[len(extremes) :], *extremes[len(chosen) :]]
+    return np.array(rows, np.float32)
+
+
+def self_test_answers(
+    windows: Float32, models: Mapping[str, bytes]
+) -> tuple[dict[str, list[list[float]]], dict[str, float]]:
+    """By variant: probabilities of each window, and the tolerance. models: .tflite files by variant."""
+    answers, tolerance = {}, {}
+    for name, content in models.items():
+        interpreter = LiteRtInterpreter(content)
+        answers[name] = [[_short(p) for p in interpreter.run(window[np.newaxis])[0]] for window in windows]
+        tolerance[name] = HYBRID_TOLERANCE if quantizes_activations(content) else FLOAT_TOLERANCE
+    return answers, tolerance
+
+
+def quantizes_activations(model: bytes) -> bool:
+    """Whether an operator other than DEQUANTIZE reads an int8 tensor."""
+    graph = schema.Model.GetRootAs(model, 0)
+    codes = [graph.OperatorCodes(i).BuiltinCode() for i in range(graph.OperatorCodesLength())]
+    main = graph.Subgraphs(0)
+    for number in range(main.OperatorsLength()):
+        operator = main.Operators(number)
+        if codes[operator.OpcodeIndex()] == schema.BuiltinOperator.DEQUANTIZE:
+            continue
+        inputs = [operator.Inputs(i) for i in range(operator.InputsLength())]
+        if any(i >= 0 and main.Tensors(i).Type() == schema.TensorType.INT8 for i in inputs):
+            return True
+    return False
+
+
+def self_test_file(windows: Float32) -> bytes:
+    content = io.BytesIO()
+    np.save(content, windows.astype("<f4"))
+    return content.getvalue()
+
+
+def _short(probability: np.float32) -> float:
+    """Six digits: a hundred times finer than any tolerance, and kept within 0 to 1."""
+    return min(1.0, float(f"{float(probability):.6g}"))
