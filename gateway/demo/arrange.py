@@ -110,7 +110,7 @@ def write_configuration(
 ) -> None:
     """settings: more keys for the tables of the configuration."""
     files.state.mkdir(exist_ok=True)
-    sync: dict[str, object] = {"host": broker.host, "port": broker.port}
+    sync: dict[str, object] = {"host": broker.host, "port": broker.port, "client_id": client_ids(gateway_id)[0]}
     if broker.username:
         files.password.touch(mode=0o600)
         files.password.write_text(broker.password + "\n")
@@ -136,9 +136,14 @@ def daemon_argv(files: Files, sim_time: str) -> tuple[str, ...]:
     return ("-m", "gateway", "run", *where, "--sim-time", sim_time)
 
 
+def client_ids(gateway_id: str) -> tuple[str, str]:
+    """The daemon's and the subscriber's, on the broker."""
+    return gateway_id, f"{gateway_id}-subscriber"
+
+
 def subscriber_argv(files: Files, gateway_id: str, broker: Broker) -> tuple[str, ...]:
     where = ("--host", broker.host, "--port", str(broker.port), "--topic", f"fidget/v1/{gateway_id}/#")
-    more = ("--client-id", f"{gateway_id}-subscriber", "--username", broker.username)
+    more = ("--client-id", client_ids(gateway_id)[1], "--username", broker.username)
     return ("-m", "gateway.demo.subscriber", *where, *more, "--out", str(files.received))
 
 

@@ -19,7 +19,8 @@ from gateway.demo.processes import Child, ChildFailed, Children
 from gateway.demo.proxy import CuttingProxy
 from gateway.demo.show import Screen, View, WearableView, screen
 from gateway.demo.simulator import SimulatorControl, WearableTruth
-from gateway.demo.status import DaemonStatus, SubscriberTail, read_status
+from gateway.demo.status import DaemonStatus, SubscriberTail, read_status, topics_in
+from gateway.demo.tidy import forget
 from gateway.errors import GatewayError, InputRejected
 
 _Start = Callable[[str, tuple[str, ...], str], Awaitable[Child]]
@@ -97,16 +98,23 @@ async def _with_signals(plan: Plan, files: arrange.Files) -> Account | None:
 
 
 async def _play(plan: Plan, files: arrange.Files, enough: asyncio.Event) -> Account:
+    gateway_id = f"demo-{secrets.token_hex(4)}"  # two demos may share a broker
     async with AsyncExitStack() as stack:
         shown = stack.enter_context(screen(plan.plain))
-        performance = await _set_up(plan, files, stack, shown)
+        performance = await _set_up(plan, files, gateway_id, stack, shown)
         await performance.run(enough)
         account = await performance.settle()
+    if plan.broker is not None:
+        broker = arrange.Broker(*plan.broker, plan.username, plan.password)
+        topics = {topic for topic in topics_in(files.received) if topic.endswith("/state")}
+        await asyncio.to_thread(forget, broker, topics, arrange.client_ids(gateway_id))
     print("\n".join(account.lines()), flush=True)
     return account
 
 
-async def _set_up(plan: Plan, files: arrange.Files, stack: AsyncExitStack, shown: Screen) -> "Performance":
+async def _set_up(
+    plan: Plan, files: arrange.Files, gateway_id: str, stack: AsyncExitStack, shown: Screen
+) -> "Performance":
     """Everything is running when this returns, in the order of the data path backwards."""
     from firmware_sim.synthesis import ACTIVITIES
 
@@ -123,7 +131,6 @@ async def _set_up(plan: Plan, files: arrange.Files, stack: AsyncExitStack, shown
         shown.tell("starting an embedded MQTT broker")
         at = await (await start("broker", ("-m", "gateway.demo.broker"))).says(announced, READY_WITHIN_S)
     broker = arrange.Broker(*at, plan.username, plan.password)
-    gateway_id = f"demo-{secrets.token_hex(4)}"  # two demos may share a broker
     shown.tell(f"subscriber: {await _subscribe(start, files, gateway_id, broker)}, at {broker.host}:{broker.port}")
     proxy = await stack.enter_async_context(CuttingProxy(broker.host, broker.port))
     simulated_time = arrange.simulated_time(plan.speed)

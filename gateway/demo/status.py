@@ -49,6 +49,11 @@ def read_status(path: Path) -> DaemonStatus | None:
     )
 
 
+def topics_in(received: Path) -> set[str]:
+    """Every topic that the subscriber has seen."""
+    return {json.loads(line)["topic"] for line in received.read_text().splitlines()}
+
+
 @dataclass(slots=True)
 class SubscriberTail:
     """Counts what the subscriber has written so far, reading only what is new."""
