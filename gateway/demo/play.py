@@ -258,9 +258,8 @@ class Performance:
                 self._await(f"{name}: all of these are in the gateway", lambda s: s.truth_of(name).acknowledged >= made)
             case Fault.BROKER:
                 self._proxy.heal()
-                waiting = self._waiting()
                 self._screen.tell("the way to the broker is open again")
-                self._await(f"the broker has acknowledged the {waiting} events that waited", _nothing_waits)
+                self._await("connected again, no event waits for the broker any more", _nothing_waits)
             case Fault.KILL:
                 await self.start_daemon()
                 made_by = {wearable.name: wearable.made for wearable in await self._simulator.status()}
@@ -273,10 +272,6 @@ class Performance:
     async def _leaver(self) -> str:
         """The wearable that goes out of range: the last."""
         return (await self._simulator.status())[-1].name
-
-    def _waiting(self) -> str:
-        status = read_status(self._files.status)
-        return "" if status is None else f"{status.events_waiting:,}"
 
     def _await(self, text: str, so: Callable[[Seen], bool]) -> None:
         self._awaited.append((text, so, self._elapsed_s()))
