@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,27 @@ async def test_a_medium_that_fails_is_reported_and_nothing_is_lost_or_reordered(
     assert opened.commits[-1].journal_row == TOTAL + 2
 
 
+@pytest.mark.parametrize("table", ["journal", "event", "progress", "snapshot", "cursor", "parked"])
+async def test_a_commit_that_fails_half_way_leaves_nothing_of_itself(
+    opened: Opened, settings: StoreSettings, table: str
+) -> None:
+    other = sqlite3.connect(settings.path, isolation_level=None)
+    other.execute(f"CREATE TRIGGER fails BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'half-way'); END")
+    opened.writer.journal("left", "frame", b"x", at(1))
+    opened.writer.derived(Derived("left", (event(1),), progress=b"1", snapshot=(1, 1, b"1")))
+    opened.writer.cursor(Cursor("broker", 1))
+    opened.writer.park(Parked("broker", 1, "no"))
+    flushed = asyncio.ensure_future(opened.writer.flush())
+    await opened.until(lambda: bool(opened.troubles))
+    assert "half-way" in str(opened.writer.trouble)
+    tables = ("journal", "event", "progress", "snapshot", "cursor", "parked")
+    assert [rows(settings, f"SELECT count(*) FROM {name}") for name in tables] == [[(0,)]] * 6
+    other.execute("DROP TRIGGER fails")
+    other.close()
+    await flushed
+    assert [rows(settings, f"SELECT count(*) FROM {name}") for name in tables] == [[(1,)]] * 6
+
+
 async def test_closing_on_a_medium_that_fails_ends_and_says_what_was_not_written(settings: StoreSettings) -> None:
     opened = Opened(settings)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -242,6 +264,7 @@ def test_kill_9_at_any_moment_leaves_a_prefix_that_holds_all_that_was_told_durab
         )
         assert child.stdout is not None
         told = [child.stdout.readline() for _ in range(rng.randint(1, 20))]
+        time.sleep(rng.uniform(0, 0.02))  # else each kill would follow a commit by the same moment
         os.kill(child.pid, signal.SIGKILL)
         told += child.stdout.readlines()
         child.wait()

@@ -91,6 +91,27 @@ async def test_unsupported_version_and_nothing_else_leads_to_3_1_1(refusal: byte
         await connection.close()
 
 
+async def test_the_end_of_a_refused_connection_is_not_taken_for_that_of_the_next() -> None:
+    async with serving(lambda level: connack3(1) if level == 5 else connack3(0)) as server:
+        for _ in range(30):
+            heard = Heard()
+            connection = await connect(server.port, heard)
+            connection.publish("t", b"payload", retain=False)
+            await until(lambda heard=heard: bool(heard.answers) or bool(heard.losses))
+            assert heard.losses == []
+            await connection.close()
+
+
+async def test_the_client_holds_nothing_back() -> None:
+    """What is on its way is the publisher's to bound; paho would queue more than 20 in memory."""
+    async with serving(lambda level: connack5(0), lambda payload: None) as server:
+        connection = await connect(server.port)
+        for number in range(200):
+            connection.publish("t", b"%d" % number, retain=False)
+        await until(lambda: len(server.published) == 200)
+        connection.abort()
+
+
 async def test_the_version_that_a_broker_took_is_asked_for_first_from_then_on() -> None:
     async with serving(lambda level: connack3(1) if level == 5 else connack3(0)) as server:
         broker = PahoBroker(settings(server.port), "fidget-home")

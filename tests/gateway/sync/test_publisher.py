@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gateway import events
 from gateway.store import Store, StoreSettings
+from gateway.store.rows import LoggedEvent
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable
 from gateway.sync.session import Accepted, Connection, Listener, Presence
 from tests.gateway.sync.conftest import House, until
@@ -34,6 +35,7 @@ class ScriptedBroker:
     in_flight_max: int = 65535
     packet_bytes_max: int | None = None
     keeps_sessions: bool = True
+    presence_answered_s: float = 0.0
     drop_after: int | None = None
     """Ends the connection once it has received so many events."""
     received: list[list[bytes]] = field(default_factory=list)
@@ -74,7 +76,9 @@ class ScriptedConnection:
         broker.most_in_flight = max(broker.most_in_flight, self.unanswered)
         if topic == self._presence.topic:
             broker.presence.append((payload, retain))
-        elif self._open:
+            asyncio.get_running_loop().call_later(broker.presence_answered_s, self._answer, self._tokens, code)
+            return self._tokens
+        if self._open:
             broker.received[-1].append(payload)
             answer = broker.puback(payload)
             if broker.drop_after is not None and len(broker.received[-1]) >= broker.drop_after:
@@ -178,7 +182,7 @@ async def test_a_restart_goes_on_where_the_cursor_stood(house: Start) -> None:
 
 async def test_no_more_is_on_its_way_than_the_broker_takes_its_presence_included(house: Start) -> None:
     for in_flight_max, window, most in ((1, 100, 1), (5, 100, 5), (65535, 7, 7)):
-        broker = ScriptedBroker(in_flight_max=in_flight_max)
+        broker = ScriptedBroker(in_flight_max=in_flight_max, presence_answered_s=0.05)
         made = await house(broker, window=window)
         made.log(range(made.store.last_seq() + 1, made.store.last_seq() + 51))
         await made.sent()
@@ -274,6 +278,31 @@ async def test_a_first_connection_rewinds_nothing(house: Start) -> None:
     made.log(range(1, 4))
     await made.sent()
     assert made.publisher.counters.rewound == 0
+
+
+async def test_what_is_committed_while_the_log_is_read_is_not_taken_for_gone(house: Start) -> None:
+    broker = ScriptedBroker()
+    made = await house(broker)
+    loop, read = asyncio.get_running_loop(), made.publisher._log.after
+    logged = 5
+
+    async def log_more() -> None:
+        nonlocal logged
+        if logged < 50:
+            made.log(range(logged + 1, logged + 6))
+            logged += 5
+        await made.writer.flush()
+        await asyncio.sleep(0)  # until the publisher has been told, too
+
+    def read_and_commit(seq: int, limit: int) -> list[LoggedEvent]:
+        found = read(seq, limit)
+        asyncio.run_coroutine_threadsafe(log_more(), loop).result(10)
+        return found
+
+    made.publisher._log.after = read_and_commit  # type: ignore[method-assign]
+    made.log(range(1, 6))
+    await until(lambda: made.publisher.acknowledged == 50)
+    assert numbers(broker.payloads) == list(range(1, 51))
 
 
 async def test_events_that_are_not_there_any_more_hold_up_nothing(house: Start) -> None:
