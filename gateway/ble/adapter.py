@@ -18,7 +18,10 @@ class Adapter(Protocol):
     """For people: `hci0`, `tcp-client:127.0.0.1:9000`."""
 
     async def attach(self, addresses: Collection[str]) -> None:
-        """Makes the adapter ready, ending links to these addresses that an earlier process left. Raises RadioAway."""
+        """Makes the adapter ready, ending links to these addresses that an earlier process left, and its own.
+
+        Raises RadioAway.
+        """
         ...
 
     async def wait_lost(self) -> None:

@@ -21,6 +21,8 @@ COMMAND_S = 10.0
 RESCAN_S = 30.0
 """A scan is begun afresh after this: one that ran while the adapter was switched off and on hears nothing more and says
 nothing (BlueZ 5.66 and 5.82)."""
+SCAN_FAILURES_MAX = 3
+"""In a row; then the adapter is attached afresh, which on a Bumble host ends every link."""
 RETRY_MAX_S = 5.0
 """Between attempts at an adapter that is away; looking for it costs little."""
 
@@ -48,6 +50,7 @@ class Radio:
         self._failures = 0
         self._heard: dict[str, Heard] = {}
         self._listening: set[str] = set()
+        self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
 
@@ -60,7 +63,10 @@ class Radio:
         self._heard[address.upper()] = heard
 
     def listen(self, address: str, wanted: bool) -> None:
-        self._listening.add(address.upper()) if wanted else self._listening.discard(address.upper())
+        address = address.upper()
+        entered, left = (self._listening, self._engaged) if wanted else (self._engaged, self._listening)
+        entered.add(address)
+        left.discard(address)
         on, off = (self._wanted, self._unwanted) if self._listening else (self._unwanted, self._wanted)
         on.set()
         off.clear()
@@ -70,7 +76,7 @@ class Radio:
         try:
             while True:
                 try:
-                    await self.adapter.attach(self._heard)
+                    await self.adapter.attach(self._heard.keys() - self._engaged)
                     log.info("radio %s: ready", self.adapter.name)
                     self._show("ready")
                     await self._serve()
@@ -79,13 +85,15 @@ class Radio:
                     raise
                 except (RadioAway, BleakError, TimeoutError, OSError, EOFError) as error:
                     why = self._why(error)
-                self._show(why)
-                self._failures += 1
-                await self.adapter.detach()
-                await asyncio.sleep(min(RETRY_MAX_S, backoff_s(self._failures, random.random())))
+                await asyncio.sleep(self._retry_s(why))
         finally:
             self._show("stopped")
             await self.adapter.detach()
+
+    def _retry_s(self, why: str) -> float:
+        self._show(why)
+        self._failures += 1
+        return min(RETRY_MAX_S, backoff_s(self._failures, random.random()))
 
     def _show(self, status: str) -> None:
         if status != self.status:
@@ -112,8 +120,14 @@ class Radio:
         try:
             while not lost.done():
                 await _first(lost, asyncio.create_task(self._wanted.wait()))
-                if not lost.done():
+                if lost.done():
+                    break
+                try:
                     await self._scan(lost)
+                except BleakError as error:
+                    if self._failures >= SCAN_FAILURES_MAX:
+                        raise
+                    await asyncio.wait({lost}, timeout=self._retry_s(self._why(error)))
         finally:
             lost.cancel()
 

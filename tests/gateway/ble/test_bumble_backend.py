@@ -288,6 +288,25 @@ async def test_a_lost_transport_ends_links_and_can_be_attached_again(
     assert len(lost) == 1
 
 
+async def test_a_transport_lost_while_connecting_is_told_at_once(air: Air, adapter: BumbleAdapter) -> None:
+    absent = BLEDevice("C0:00:00:00:00:77", None, hci.Address("C0:00:00:00:00:77"))
+    connecting = asyncio.create_task(adapter.client(absent, Losses(), None, 60.0).connect())
+    virtual_host = next(iter(air.radio._hosts.values()))
+    while virtual_host.controller.pending_le_connection is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    virtual_host.close()
+    with pytest.raises(BleakError, match="transport lost"):
+        await within(connecting)
+
+
+async def test_detaching_ends_the_links(adapter: BumbleAdapter, peripheral: Peripheral) -> None:
+    lost = Losses()
+    async with connected(adapter, peripheral.address, lost) as client:
+        await adapter.detach()
+        assert not client.is_connected
+    assert len(lost) == 1
+
+
 async def test_without_an_adapter_scan_and_connect_say_so(air: Air) -> None:
     adapter = BumbleAdapter(air.transport)
     with pytest.raises(BleakError, match="not attached"):

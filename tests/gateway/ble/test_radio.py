@@ -172,8 +172,31 @@ async def test_a_scan_that_cannot_start_is_told_in_words_and_tried_again(error: 
     running = asyncio.create_task(radio.run())
     assert await told.next() == "ready"
     assert (await told.next()).startswith(words)
-    assert [await told.next() for _ in range(2)] == ["ready", "scanning"]
-    assert stack.attached == [{"C0:00:00:00:00:01"}] * 2
+    while await told.next() != "scanning":
+        pass
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_scans_that_are_refused_again_and_again_attach_the_adapter_afresh_and_spare_live_links(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(radio_module, "RETRY_MAX_S", 0.01)
+    stack, told = Stack(*[BleakError("[org.bluez.Error.InProgress] In Progress")] * 4), Statuses()
+    radio = Radio(stack, told)
+    radio.register("C0:00:00:00:00:01", lambda _device, _rssi_dbm: None)
+    radio.register("c0:00:00:00:00:02", lambda _device, _rssi_dbm: None)
+    running = asyncio.create_task(radio.run())
+    assert await told.next() == "ready"
+    assert stack.attached == [{"C0:00:00:00:00:01", "C0:00:00:00:00:02"}]
+    radio.listen("C0:00:00:00:00:01", True)
+    radio.listen("C0:00:00:00:00:02", False)  # it is connected meanwhile
+    assert [await told.next() for _ in range(3)] == [
+        "hci0: [org.bluez.Error.InProgress] In Progress",
+        "ready",
+        "scanning",
+    ]
+    assert stack.attached[1:] == [{"C0:00:00:00:00:01"}]
     running.cancel()
     await asyncio.wait({running})
 

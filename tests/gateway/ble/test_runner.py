@@ -3,6 +3,7 @@ against a peripheral that can misbehave.
 """
 
 import asyncio
+import logging
 import struct
 import sys
 import time
@@ -222,6 +223,24 @@ async def test_a_fatal_fault_drops_the_link_and_starts_afresh(air: Air, host: Ho
     assert wearable.runner.state == "configuring"
 
 
+async def test_nothing_that_was_on_its_way_reaches_the_conversation_after_it_ended_the_link(
+    air: Air, host: Hosts
+) -> None:
+    peripheral = await air.peripheral()
+    script = Script(
+        Connected=[Subscribe(NOTIFYING), Write(WRITABLE, b"ready")],
+        Notified=[Fault("malformed", "no frame at all", fatal=True)],
+    )
+    gateway = host(air.transport)
+    gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    await asyncio.gather(*(peripheral.notify(bytes([n])) for n in range(20)))
+    await gateway.until(lambda: script.told.count(Connected()) == 2)
+    told = script.told[: script.told.index(Connected(), 1)]
+    assert told == [Connected(), WriteDone(WRITABLE), Notified(NOTIFYING, b"\0"), Disconnected()]
+
+
 async def test_an_error_in_one_conversation_is_reported_and_leaves_the_other_wearables_alone(
     air: Air, host: Hosts
 ) -> None:
@@ -314,13 +333,14 @@ async def test_a_device_without_the_profiles_characteristics_is_named_and_left_a
     assert set(wearable.faults) == {("gatt_failed", f"subscribe of {uuid}: Characteristic {uuid} was not found!")}
 
 
-async def test_only_listed_wearables_are_connected(air: Air, host: Hosts) -> None:
+async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog: pytest.LogCaptureFixture) -> None:
     listed, stranger = await air.peripheral(1), await air.peripheral(2)
     gateway = host(air.transport)
     gateway.wearable(listed.address.lower(), Script())
     gateway.start()
     await gateway.until(lambda: gateway.wearables[0].runner.state == "configuring")
     assert (listed.connected, stranger.connected) == (1, 0)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_stop_disconnects_and_is_final(air: Air, host: Hosts) -> None:
