@@ -67,6 +67,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add("--wrist", choices=("left", "right", "either"), help="which wrist the model was trained on")
     add("--model-card", metavar="FILE.md", type=Path, help="use this card (default: a general one)")
     add(
+        "--reference",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="what drift is measured against: a recording (.csv, .parquet; .xlsx twice), windows (.npy) or the "
+        "training's statistics (.json); in the model's frame, m/s² and deg/s (.xlsx: mg)",
+    )
+    add(
         "--parity-windows",
         metavar="N",
         type=int,
@@ -105,6 +114,7 @@ def _convert(args: argparse.Namespace) -> int:
         parity_windows=args.parity_windows,
         seed=args.seed,
         card=None if args.model_card is None else _text(args.model_card),
+        reference=args.reference,
         created_utc=_source_date(os.environ.get("SOURCE_DATE_EPOCH")),
         replace=args.force,
         progress=steps.begin,

@@ -13,6 +13,8 @@ from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
 from converter.model_card import model_card as default_card
 from converter.parity import choose_default, compare, keras_probabilities, random_windows, require_float_parity
+from converter.reference import read_reference
+from converter.self_test import make_self_test
 from converter.tflite import checked_operators
 from converter.training_config import read_training_config
 from gateway.bundle import Bundle, FeatureReference, Manifest, check_target, write_bundle
@@ -47,6 +49,7 @@ def convert(
     seed: int = 1,
     card: str | None = None,
     drift_reference: Mapping[str, FeatureReference | Mapping[str, Any]] | None = None,
+    reference: Sequence[str | Path] = (),
     created_utc: datetime | None = None,
     replace: bool = False,
     progress: Progress = lambda _: None,
@@ -55,7 +58,8 @@ def convert(
 
     model: .keras; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the outputs.
     parity_windows: how many random windows (of `seed`) every variant is measured on. card: Markdown, instead of the
-    general one. replace: a bundle that stands at `out`. progress: told each step before it begins.
+    general one. reference: files to make the drift reference from, instead of one that is given. replace: a bundle that
+    stands at `out`. progress: told each step before it begins.
     Raises ModelRejected, ScalerRejected, TargetRejected, InputRejected; ConversionFailed where the float32 model does
     not say what Keras says.
     """
@@ -70,6 +74,9 @@ def convert(
     shape = {"window": network.window, "channels": network.channels}
     config = read_training_config(scaler, **shape, classes=network.classes, labels=labels)
 
+    if reference:
+        progress("reading " + ", ".join(map(str, reference)))
+        drift_reference = read_reference(reference, window=network.window, hop=config.hop, rate_hz=config.rate_hz)
     progress("folding the scaler and batch normalizations, writing the graphs")
     folded = fold_affines([config.scaler(), *network.layers])
     # float32 is always made: that it says what Keras says is the proof of reading and folding.
@@ -77,14 +84,14 @@ def convert(
 
     progress(f"asking the Keras model about {parity_windows} random windows")
     windows = random_windows(parity_windows, window=network.window, config=config, seed=seed)
-    reference = keras_probabilities(model, windows, config)
+    wanted = keras_probabilities(model, windows, config)
     parities = {}
     for kind, content in files.items():
         progress(f"asking the {kind} variant")
         predictor = Predictor(
             LiteRtInterpreter(content), window=network.window, channels=CHANNELS, labels=config.labels
         )
-        parities[kind] = compare(predictor.predict(windows), reference, seed=seed)
+        parities[kind] = compare(predictor.predict(windows), wanted, seed=seed)
         if kind is WeightFormat.FLOAT32:
             require_float_parity(parities[kind])
 
@@ -96,6 +103,8 @@ def convert(
         name=title, labels=config.labels, window=network.window, rate_hz=config.rate_hz, frame=frame, parities=written
     )
     contents = {f"{kind}.tflite": files[kind] for kind in formats} | {MODEL_CARD_FILE: text.encode()}
+    test_content, test = make_self_test(windows, wanted, {kind.value: files[kind] for kind in formats})
+    contents[test.file] = test_content
     members = {file: member(file, content) for file, content in contents.items()}
     try:
         manifest = Manifest(
@@ -126,6 +135,7 @@ def convert(
                 created_utc=created_utc,
             ),
             drift_reference=_drift_reference(drift_reference),
+            self_test=test,
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

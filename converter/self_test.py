@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from gateway.bundle.manifest import SelfTest
+from gateway.bundle.writing import member
 from gateway.inference.interpreter import LiteRtInterpreter
 from gateway.motion.samples import CHANNELS, Float32
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
@@ -18,6 +20,18 @@ FLOAT_TOLERANCE = 1e-3
 """Of graphs that compute in float: another processor's order of summation, with room."""
 HYBRID_TOLERANCE = 0.05
 """Of kernels that quantize activations as they come: a value at a rounding edge may fall to the other side."""
+
+
+def make_self_test(windows: Float32, reference: Float32, models: Mapping[str, bytes]) -> tuple[bytes, SelfTest]:
+    """The file and its entry in the manifest. windows, reference: as self_test_windows takes them; models: .tflite
+    files by variant."""
+    chosen = self_test_windows(windows, reference)
+    answers, tolerance = self_test_answers(chosen, models)
+    finite = [i for i in range(len(chosen)) if np.isfinite([rows[i] for rows in answers.values()]).all()]
+    content = self_test_file(chosen[finite])
+    kept = {name: tuple(tuple(rows[i]) for i in finite) for name, rows in answers.items()}
+    file = member(SELF_TEST_FILE, content)
+    return content, SelfTest(**file.model_dump(), probabilities=kept, tolerance=tolerance)
 
 
 def self_test_windows(windows: Float32, reference: Float32) -> Float32:
@@ -81,5 +95,5 @@ def self_test_file(windows: Float32) -> bytes:
 
 
 def _short(probability: np.float32) -> float:
-    """Six digits: a hundred times finer than any tolerance, and kept within 0 to 1."""
-    return min(1.0, float(f"{float(probability):.6g}"))
+    """Six digits: a hundred times finer than any tolerance."""
+    return float(f"{float(probability):.6g}")
