@@ -19,7 +19,7 @@ from gateway.ble.runner import LinkRunner
 from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
 from gateway.config import Config, WearableSettings
-from gateway.errors import InputRejected
+from gateway.errors import GatewayError, InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
 from gateway.monitoring.drift import Reference
@@ -277,6 +277,7 @@ class Daemon:
         watchdog_s = watchdog_interval_s()
         while True:
             now = self.clock.now()
+            self.writer.check_open()  # a writer that has ended by a fault of its own ends the daemon too
             self._tell_clock(now)
             if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
                 self._trimmed_ns = now.mono_ns
@@ -374,4 +375,7 @@ async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None =
     self_test(predictor, bundle, config.bundle.variant)
     with Store.open(config.store) as store:
         daemon = Daemon(config, clock, bundle, predictor, store)
-        await daemon.run(status_file)
+        try:
+            await daemon.run(status_file)
+        except ExceptionGroup as group:  # of the task group; what is ours is told as such
+            raise next((e for e in group.exceptions if isinstance(e, GatewayError)), group) from None

@@ -80,7 +80,7 @@ class Writer:
     def journal(self, wearable: str, kind: str, payload: bytes, at: Instant) -> int:
         """Takes an observation and returns its row number. Raises StoreFull or StoreFailed; then it is not taken."""
         with self._changed:
-            self._check_open()
+            self.check_open()
             waiting = self._batch.bytes + self._committing_bytes
             if waiting + len(payload) + ROW_OVERHEAD_BYTES > self._settings.queue_bytes_max:
                 raise StoreFull(waiting, self._settings.queue_bytes_max)
@@ -92,28 +92,28 @@ class Writer:
     def derived(self, derived: Derived) -> None:
         """Takes results, always: what they come from is bounded already. Raises StoreFailed once closed."""
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._batch.add_derived(derived)
             self._submitted()
 
     def cursor(self, cursor: Cursor) -> None:
         """A later one of the same destination replaces it before the commit."""
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._batch.cursors[cursor.destination] = cursor
             self._submitted()
 
     def park(self, parked: Parked) -> None:
         """Goes before the cursor that has passed it, or in the same commit."""
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._batch.parked.append(parked)
             self._submitted()
 
     def trim(self, now: Instant) -> None:
         """Deletes what nobody needs any more, a bounded part of it, behind the next commit."""
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._batch.trim = now
             self._submitted()
 
@@ -146,7 +146,8 @@ class Writer:
         if self._batch:
             raise StoreFailed(f"store: {left[0]} observations and {left[1]} events not written: {self.trouble}")
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises StoreFailed once nothing is taken any more."""
         if self._closing or self._ended:
             raise StoreFailed(f"store: the writer has ended{f': {self.trouble}' if self.trouble else ''}")
 

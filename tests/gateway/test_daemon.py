@@ -9,7 +9,7 @@ import pytest
 from gateway.ble.radio import Radio
 from gateway.bundle import load_bundle
 from gateway.cli.demo import demo_bundle
-from gateway.clock import Clock
+from gateway.clock import Clock, SimulatedTime
 from gateway.config import WearableSettings, load_config
 from gateway.daemon import FULL_ROOM_BYTES, SnapshotTooNew, Wearable, run_daemon
 from gateway.errors import InputRejected
@@ -19,7 +19,7 @@ from gateway.pipeline import Pipeline
 from gateway.profiles.conversation import Connected, Kind, Notified, Observe, ReadDone
 from gateway.profiles.reference import CONFIG, INFO, LIVE, ReferenceDecoder
 from gateway.store import Store, Writer
-from gateway.store.errors import StoreFull
+from gateway.store.errors import StoreFailed, StoreFull
 from gateway.store.rows import Derived
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, StreamSettings
@@ -152,3 +152,13 @@ async def test_a_variant_that_the_bundle_lacks_is_refused_by_name(config):
     with pytest.raises(InputRejected, match="int4"):
         await run_daemon(wrong, clock=Clock())
     assert load_bundle(config.bundle.path).manifest.default_variant
+
+
+async def test_a_writer_that_has_ended_ends_the_daemon_in_one_line(config, monkeypatch):
+    def ends(self, batch):
+        raise RuntimeError("a fault of its own")
+
+    monkeypatch.setattr(Writer, "_commit", ends)
+    with pytest.raises(StoreFailed, match="the writer has ended: RuntimeError: a fault of its own"):
+        async with asyncio.timeout(20):
+            await run_daemon(config, clock=Clock(SimulatedTime(10**18 * 2, 1.0, 0)))
