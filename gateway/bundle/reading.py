@@ -1,4 +1,4 @@
-"""From a folder to a checked Bundle. No model runtime here: the bytes of a variant are only handed on."""
+"""From a folder, or a .zip of it, to a checked Bundle. No model runtime here: a variant's bytes are only handed on."""
 
 import hashlib
 import io
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from gateway.bundle.archive import check_archive, read_archived
 from gateway.bundle.errors import BundleRejected
 from gateway.bundle.manifest import SCHEMA_VERSION, Manifest, Member, Variant, bundle_digest
 
@@ -20,7 +21,10 @@ _MANIFEST_BYTES_MAX = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose digests agreed when it was loaded. digest: hex, names manifest and members together."""
+    """A bundle whose digests agreed when it was loaded.
+
+    path: its folder or .zip. digest: hex, names manifest and members together.
+    """
 
     path: Path
     manifest: Manifest
@@ -44,6 +48,15 @@ class Bundle:
         name, member = self.variant(variant)
         return _read_member(self.path, f"variants.{name}", member)
 
+    def files(self) -> dict[str, bytes]:
+        """Every file by its name, the manifest first, checked again as they are read. Raises BundleRejected."""
+        try:
+            manifest = _read_file(self.path, MANIFEST_FILE, _MANIFEST_BYTES_MAX + 1)
+        except OSError as error:
+            raise BundleRejected(MANIFEST_FILE, error.strerror, "a readable file", bundle=self.path) from None
+        members = self.manifest.members()
+        return {MANIFEST_FILE: manifest} | {m.file: _read_member(self.path, field, m) for field, m in members.items()}
+
     def self_test_windows(self) -> NDArray[np.float32]:
         """(n, window, channels), m/s² and deg/s: those of manifest.self_test. Raises BundleRejected."""
         test = self.manifest.self_test
@@ -63,8 +76,10 @@ class Bundle:
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Reads a bundle's folder and checks every digest in it. Raises BundleRejected (exit code 2)."""
+    """Reads a bundle (folder or .zip) and checks every digest in it. Raises BundleRejected (exit code 2)."""
     path = Path(path)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        check_archive(path)
     content = _read_manifest(path)
     digest = content.get("digest")
     try:
@@ -80,16 +95,16 @@ def load_bundle(path: str | Path) -> Bundle:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".zip"):
         found = "a file" if path.exists() else "nothing"
-        hint = "Give the path of a bundle: the folder that `converter convert` wrote."
+        hint = "Give the path of a bundle: the folder that `converter convert` wrote, or its .zip."
         raise BundleRejected("folder", found, f"a folder with {MANIFEST_FILE}", bundle=path, hint=hint)
-    file = path / MANIFEST_FILE
     try:
-        if file.stat().st_size > _MANIFEST_BYTES_MAX:
+        text = _read_file(path, MANIFEST_FILE, _MANIFEST_BYTES_MAX + 1)
+        if len(text) > _MANIFEST_BYTES_MAX:
             expected = f"at most {_MANIFEST_BYTES_MAX} bytes"
-            raise BundleRejected(MANIFEST_FILE, f"{file.stat().st_size} bytes", expected, bundle=path)
-        content = json.loads(file.read_bytes(), object_pairs_hook=_without_doubles)
+            raise BundleRejected(MANIFEST_FILE, "a longer file", expected, bundle=path)
+        content = json.loads(text, object_pairs_hook=_without_doubles)
     except OSError as error:
         raise BundleRejected(MANIFEST_FILE, error.strerror, "a readable file", bundle=path) from None
     except (ValueError, RecursionError) as error:
@@ -122,10 +137,17 @@ def _validated(path: Path, content: dict[str, Any]) -> Manifest:
         raise BundleRejected(field, found, first["msg"], bundle=path) from None
 
 
+def _read_file(path: Path, name: str, limit: int) -> bytes:
+    """At most limit bytes. Raises OSError, BundleRejected."""
+    if not path.is_dir():
+        return read_archived(path, name, limit)
+    with (path / name).open("rb") as file:
+        return file.read(limit)
+
+
 def _read_member(path: Path, field: str, member: Member) -> bytes:
     try:
-        with (path / member.file).open("rb") as file:
-            content = file.read(member.size + 1)
+        content = _read_file(path, member.file, member.size + 1)
     except OSError as error:
         raise BundleRejected(f"{field}.file {member.file}", error.strerror, "a readable file", bundle=path) from None
     if len(content) != member.size:

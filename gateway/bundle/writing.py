@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from gateway.bundle.archive import write_archive
 from gateway.bundle.errors import TargetRejected
 from gateway.bundle.manifest import Manifest, Member, bundle_digest
 from gateway.bundle.reading import MANIFEST_FILE, Bundle, load_bundle
@@ -73,6 +74,37 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     return load_bundle(path)
+
+
+def pack_bundle(bundle: Bundle, out: str | Path, *, replace: bool = False) -> Bundle:
+    """Writes the bundle as one .zip and loads it from there; the same bundle makes the same bytes.
+
+    replace: a file that stands there may be replaced. Raises TargetRejected, BundleRejected; the file appears as a
+    whole or not at all.
+    """
+    out = Path(out).absolute()
+    if out.suffix.lower() != ".zip":
+        raise TargetRejected(f"{out}: expected a name that ends in .zip", hint="Choose another name.")
+    if out.is_dir() or out.is_symlink():
+        raise TargetRejected(f"{out} exists and is no file", hint="Choose another path.")
+    if out.exists() and not replace:
+        raise TargetRejected(f"{out} exists", hint="Choose another path, or replace it with --force.")
+    files = bundle.files()
+    new = out.with_name(f".{out.name}.new-{secrets.token_hex(4)}")
+    try:
+        write_archive(new, files)
+        descriptor = os.open(new, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        new.replace(out)
+        _sync_folder(out.parent)
+    except OSError as error:
+        raise TargetRejected(f"{out} cannot be written: {error.strerror}", hint="Choose another path.") from error
+    finally:
+        new.unlink(missing_ok=True)
+    return load_bundle(out)
 
 
 def _write_durably(file: Path, content: bytes) -> None:
