@@ -29,7 +29,8 @@ TURN_S = 120.0
 FRESH_S = 10.0
 """A wearable heard longer ago than this is listened for again before it is connected."""
 STABLE_S = 30.0
-"""A link that notified for so long was a good one: what ends it counts as the first failure."""
+"""A link that notified for so long was a good one: what ends it counts as the first failure. So does each loss of a
+link that notified: at the edge of reach that is the weather, and the wearable must be heard again in any case."""
 BACKOFF_FIRST_S = 0.4
 BACKOFF_MAX_S = 30.0
 """A wearable that comes back in reach is connected within this; its ring holds hours."""
@@ -238,7 +239,7 @@ def _enter(link: Link, following: State, now_s: float) -> tuple[Link, list[Comma
 
 
 def _close(link: Link, event: Event, now_s: float) -> tuple[Link, list[Command]]:
-    stable = link.state is State.STREAMING and now_s - link.opened_s >= STABLE_S
+    good = link.state is State.STREAMING and (now_s - link.opened_s >= STABLE_S or isinstance(event, Lost))
     match event:
         case Failed(why, half_open):
             forget = half_open
@@ -252,7 +253,7 @@ def _close(link: Link, event: Event, now_s: float) -> tuple[Link, list[Command]]
         link,
         state=State.CLOSING,
         deadline_s=now_s + CLOSE_S,
-        failures=1 if stable else link.failures + 1,
+        failures=1 if good else link.failures + 1,
         why=why,
         stopping=isinstance(event, Stop),
         forgetting=forget,

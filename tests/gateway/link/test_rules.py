@@ -219,8 +219,17 @@ def test_backoff_doubles_to_its_bound_and_a_good_link_resets_it() -> None:
     for event in (Heard(), Turn(), Opened(), Notified()):
         walk.feed(event)
     walk.now_s += rules.STABLE_S + 0.1
-    walk.feed(Lost())
+    walk.feed(Failed("read timed out"))
     assert walk.link.failures == 1
+
+
+def test_losses_at_the_edge_of_reach_do_not_lengthen_the_backoff_but_faults_do() -> None:
+    walk = Walk()
+    for ending, failures in ((Lost(), 1), (Lost(), 1), (Failed("malformed"), 2), (Failed("malformed"), 3), (Lost(), 1)):
+        for event in (Heard(), Turn(), Opened(), Notified(), ending, Closed()):
+            walk.feed(event)
+        assert walk.link.failures == failures
+        walk.wait()
 
 
 @given(st.integers(1, 40), st.floats(0.0, 1.0, exclude_max=True))
