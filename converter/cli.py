@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from converter.cli_checks import PACK, VERIFY, add_pack, add_verify
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import is_signed_axes
 from gateway.errors import GatewayError, InputRejected
@@ -28,9 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
     )
+    for name, text, description, add_arguments in (
+        ("verify", "check a bundle again, also against the Keras model", VERIFY, add_verify),
+        ("pack", "make one .zip of a bundle", PACK, add_pack),
+    ):
+        add_arguments(commands.add_parser(name, help=text, description=description, allow_abbrev=False))
     args = parser.parse_args(argv)
     try:
-        return _convert(args)
+        return int(args.run(args))
     except GatewayError as error:
         print(error.in_words(), file=sys.stderr)
         return error.exit_code
@@ -84,6 +90,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=1, help="of the random windows (default: 1)")
     add("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.set_defaults(run=_convert)
 
 
 def _names(text: str) -> list[str]:
