@@ -1,50 +1,159 @@
-"""Affine maps (the input scaler, batch normalizations) into the kernel and bias of the layer that follows them.
+"""Affine maps (the input scaler, batch normalizations) into the kernels and biases of the layers beside them.
 
-Exact but for rounding: a layer that is linear in its input and pads nothing with zeros computes, of x * scale + shift,
-kernel @ (x * scale + shift) + bias = (kernel * scale) @ x + (kernel @ shift + bias). Everything is float64 here.
+Exact but for rounding. Forward: a layer that is linear in its input and pads nothing with zeros computes, of
+x * scale + shift, kernel @ (x * scale + shift) + bias = (kernel * scale) @ x + (kernel @ shift + bias). Zeros at the
+edges stand for themselves, not for shift: before a padded layer only a map without shift folds. Backward: into a
+layer without activation whose output nothing else takes. Between the two a map moves past pooling and cropping, which
+it commutes with. What folds into nothing stays. Everything is float64 here.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converter.layers import Affine, Conv1d, Dense, Flatten, Layer, Linear, Lstm, LstmCell
+from converter.layers import (
+    Affine,
+    Cell,
+    Conv1d,
+    Crop,
+    Dense,
+    Depthwise1d,
+    Flatten,
+    GlobalPool,
+    Layer,
+    Node,
+    Pool,
+    Recurrent,
+    Reverse,
+    unwired,
+    wired,
+)
 
 
-def fold_affines(layers: Iterable[Layer]) -> list[Linear]:
-    """The same function without any Affine. Raises ValueError for one that no layer follows."""
-    folded: list[Linear] = []
-    pending: Affine | None = None
-    for layer in layers:
-        if isinstance(layer, Affine):
-            pending = layer if pending is None else _compose(pending, layer)
-        elif pending is None:
-            folded.append(layer)
-        elif isinstance(layer, Flatten):
-            pending = Affine(np.tile(pending.scale, layer.steps), np.tile(pending.shift, layer.steps))
-            folded.append(layer)
-        else:
-            folded.append(_absorb(pending, layer))
-            pending = None
-    if pending is not None:
-        raise ValueError("an affine map at the end of the network has no layer to go into")
-    return folded
+@dataclass(frozen=True, slots=True)
+class FoldingReport:
+    """Names of the Keras layers ("scaler" is the input scaler), in order."""
+
+    folded: tuple[str, ...]
+    kept: tuple[str, ...]
+    """Operators of their own in the graph."""
 
 
-def _compose(first: Affine, second: Affine) -> Affine:
-    return Affine(first.scale * second.scale, first.shift * second.scale + second.shift)
+def folding_report(before: Iterable[Layer | Node], after: Iterable[Layer | Node]) -> FoldingReport:
+    """before: what fold_affines was given; after: what it returned."""
+    kept = _names(after)
+    return FoldingReport(tuple(name for name in _names(before) if name not in kept), kept)
 
 
-def _absorb(affine: Affine, layer: Conv1d | Lstm | Dense) -> Linear:
-    if isinstance(layer, Lstm):
-        backward = None if layer.backward is None else _absorb_cell(affine, layer.backward)
-        return replace(layer, forward=_absorb_cell(affine, layer.forward), backward=backward)
-    taps = layer.kernel if layer.kernel.ndim == 3 else layer.kernel[np.newaxis]
-    bias = layer.bias + np.einsum("i,kio->o", affine.shift, taps)
-    return replace(layer, kernel=layer.kernel * affine.scale[:, np.newaxis], bias=bias)
+def _names(layers: Iterable[Layer | Node]) -> tuple[str, ...]:
+    return tuple(name for layer, _ in wired(layers) if isinstance(layer, Affine) for name in layer.names)
 
 
-def _absorb_cell(affine: Affine, cell: LstmCell) -> LstmCell:
+def fold_affines(layers: Iterable[Layer | Node]) -> list[Layer | Node]:
+    """The same function with as few Affines as can be. The last layer's output stays the network's."""
+    graph = _Graph(layers)
+    while graph.fold_one():
+        pass
+    return graph.layers()
+
+
+class _Graph:
+    def __init__(self, layers: Iterable[Layer | Node]) -> None:
+        self._nodes = dict(enumerate(wired(layers)))
+
+    def layers(self) -> list[Layer | Node]:
+        place = {-1: -1} | {number: index for index, number in enumerate(self._nodes)}
+        nodes = self._nodes.values()
+        return unwired((layer, tuple(place[number] for number in inputs)) for layer, inputs in nodes)
+
+    def _takers(self, number: int) -> list[int]:
+        return [other for other, (_, inputs) in self._nodes.items() if number in inputs]
+
+    def fold_one(self) -> bool:
+        """Does one step with the first map that has one to do; False where none has."""
+        last = max(self._nodes, default=-1)
+        for number, (layer, (source, *_)) in self._nodes.items():
+            if not isinstance(layer, Affine):
+                continue
+            if number == last:  # its output is the network's
+                continue
+            takers = self._takers(number)
+            if self._backward(number, layer, source) or self._forward(number, layer, source, takers):
+                return True
+            if len(takers) == 1 and self._past(number, layer, source, takers[0]):
+                return True
+        return False
+
+    def _backward(self, number: int, affine: Affine, source: int) -> bool:
+        if source < 0 or len(self._takers(source)) != 1:
+            return False
+        before, inputs = self._nodes[source]
+        if not isinstance(before, Conv1d | Depthwise1d | Dense) or before.activation != "linear":
+            return False
+        self._nodes[source] = (_scaled(before, affine), inputs)
+        self._remove(number, source)
+        return True
+
+    def _forward(self, number: int, affine: Affine, source: int, takers: list[int]) -> bool:
+        """Into every layer that takes the map, or none: one that is left would need the map all the same."""
+        absorbed = {taker: _absorb(affine, self._nodes[taker][0]) for taker in takers}
+        if any(layer is None for layer in absorbed.values()):
+            return False
+        for taker, layer in absorbed.items():
+            assert layer is not None
+            self._nodes[taker] = (layer, self._nodes[taker][1])
+        self._remove(number, source)
+        return True
+
+    def _past(self, number: int, affine: Affine, source: int, taker: int) -> bool:
+        layer = self._nodes[taker][0]
+        if isinstance(layer, Flatten):
+            affine = replace(affine, scale=np.tile(affine.scale, layer.steps), shift=np.tile(affine.shift, layer.steps))
+        elif isinstance(layer, Pool | GlobalPool):
+            if layer.kind == "max" and not (affine.scale > 0).all():
+                return False
+        elif not isinstance(layer, Crop | Reverse):
+            return False
+        self._nodes[number] = (layer, (source,))
+        self._nodes[taker] = (affine, (number,))
+        return True
+
+    def _remove(self, number: int, source: int) -> None:
+        del self._nodes[number]
+        for other, (layer, inputs) in self._nodes.items():
+            self._nodes[other] = (layer, tuple(source if index == number else index for index in inputs))
+
+
+def _absorb(affine: Affine, layer: Layer) -> Layer | None:
+    """The layer as it computes of the map's input what it computed of its output; None where there is none."""
+    match layer:
+        case Affine():
+            names = affine.names + layer.names
+            return Affine(affine.scale * layer.scale, affine.shift * layer.scale + layer.shift, names)
+        case Recurrent():
+            backward = None if layer.backward is None else _absorb_cell(affine, layer.backward)
+            return replace(layer, forward=_absorb_cell(affine, layer.forward), backward=backward)
+        case Conv1d() | Dense():
+            if isinstance(layer, Conv1d) and layer.pad != (0, 0) and affine.shift.any():
+                return None
+            taps = layer.kernel if layer.kernel.ndim == 3 else layer.kernel[np.newaxis]
+            bias = layer.bias + np.einsum("i,kio->o", affine.shift, taps)
+            return replace(layer, kernel=layer.kernel * affine.scale[:, np.newaxis], bias=bias)
+        case Depthwise1d():
+            if layer.pad != (0, 0) and affine.shift.any():
+                return None
+            bias = layer.bias + np.einsum("i,kim->im", affine.shift, layer.kernel).reshape(-1)
+            return replace(layer, kernel=layer.kernel * affine.scale[:, np.newaxis], bias=bias)
+    return None
+
+
+def _absorb_cell(affine: Affine, cell: Cell) -> Cell:
     kernel = cell.kernel * affine.scale[:, np.newaxis]
-    return LstmCell(kernel, cell.recurrent, cell.bias + affine.shift @ cell.kernel)
+    return replace(cell, kernel=kernel, bias=cell.bias + affine.shift @ cell.kernel)
+
+
+def _scaled(layer: Conv1d | Depthwise1d | Dense, affine: Affine) -> Layer:
+    """The layer and then the map."""
+    scale = affine.scale.reshape(layer.kernel.shape[1:]) if isinstance(layer, Depthwise1d) else affine.scale
+    return replace(layer, kernel=layer.kernel * scale, bias=layer.bias * affine.scale + affine.shift)

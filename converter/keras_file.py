@@ -1,42 +1,46 @@
-"""A Keras 3 .keras file to a Network, without loading it into Keras: no code of the file can run.
+"""A Keras 3 .keras or .h5 file to a Network, without loading it into Keras: no code of the file can run.
 
-The file is a zip of metadata.json, config.json (the layers) and model.weights.h5. In the latter each layer has a
+A .keras file is a zip of metadata.json, config.json (the layers) and model.weights.h5. In the latter each layer has a
 group under `layers`, named by its class in snake case and counted per class (not by the layer's own name), with its
-variables as datasets vars/0, vars/1 ... in the order of their creation (keras/src/saving/saving_lib.py).
+variables as datasets vars/0, vars/1 ... in the order of their creation (keras/src/saving/saving_lib.py). An .h5 file
+has the same configuration as an attribute, and each layer's variables in a group of its name, in the order of the
+attribute weight_names (keras/src/legacy/saving/legacy_h5_format.py).
 """
 
 import hashlib
 import io
 import json
 import lzma
-import math
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from converter.errors import ModelRejected
-from converter.layers import (
-    Activation,
-    Affine,
-    Conv1d,
-    Dense,
-    Flatten,
-    Float64,
-    Layer,
-    Lstm,
-    LstmCell,
-    Network,
+from converter.keras_layers import (
+    ACTIVATIONS,
+    READERS,
+    Building,
+    Read,
+    Reading,
+    Tensor,
+    Unsupported,
+    Weights,
+    check_float32,
+    check_plain,
+    merged,
 )
+from converter.layers import Activate, Affine, Dense, Float64, Layer, MergeKind, Network, Shape, unwired
 
 _MEMBER_BYTES_MAX = 512 << 20
 """A thousand times the reference model's weights; a zip may unpack to far more than it weighs."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _CORRUPT_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),  # damaged
     RuntimeError,  # encrypted, an unknown compression, or JSON nested without end
@@ -44,9 +48,11 @@ _CORRUPT_ZIP = (
 )
 _CORRUPT_CONTENT = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What taking a config or HDF5 file for something else than it is comes to."""
-_ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax")
-
-Shape = tuple[int, ...]
+_SAVE_AGAIN = "Save the model again with Keras 3: model.save('name.keras')."
+_SUPPORTED = (
+    "Supported: " + ", ".join(READERS) + "; models of these inside the model; activations " + ", ".join(ACTIVATIONS)
+) + "; channels last; float32."
+_NESTED = ("Sequential", "Functional", "Model")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,32 +64,79 @@ class KerasFile:
     """When Keras saved it, in its own words."""
 
 
-class _Unsupported(Exception):
-    """A layer is not as the converter needs it; the message says in which respect."""
+def read_keras_file(path: str | Path, *, add_softmax: bool = False) -> KerasFile:
+    """add_softmax: the model answers logits; its network gets a softmax at the end (Network.softmax_added).
 
+    Raises ModelRejected: missing or corrupt file, a layer or setting that is not supported, weights not finite, other
+    than one input and one output of classes.
+    """
+    import h5py
 
-def read_keras_file(path: str | Path) -> KerasFile:
-    """Raises ModelRejected: missing or corrupt file, a layer or setting that is not supported, weights not finite."""
     path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelRejected(f"{path}: {error.strerror}", hint="Give a model saved as .keras by Keras 3.") from None
-    hint = "Save the model again with Keras 3: model.save('name.keras')."
+    is_hdf5 = content.startswith(_HDF5)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            config = json.loads(_member(archive, "config.json"))
-            metadata = json.loads(_member(archive, "metadata.json"))
-            weights = _member(archive, "model.weights.h5")
+        config, metadata, weights = _hdf5_parts(content) if is_hdf5 else _zip_parts(content)
         if not isinstance(config, dict) or not isinstance(metadata, dict):
             raise ValueError("config.json and metadata.json must hold objects")
     except _CORRUPT_ZIP as error:
-        reason = str(error.args[0]) if error.args else type(error).__name__
-        raise ModelRejected(f"{path} is no intact .keras file: {reason}", hint=hint) from None
-    network = _read_network(path, config, weights)
+        raise _no_intact(path, is_hdf5, str(error.args[0]) if error.args else type(error).__name__) from None
+    if config.get("class_name") not in _NESTED or config.get("registered_name") not in (None, "Functional"):
+        hint = "Only keras.Sequential and functional keras.Model are supported; a class of one's own is not run."
+        raise ModelRejected(f"{path}: the model is a {config.get('class_name')}", hint=hint)
+    try:
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            store = _Listed(file) if is_hdf5 else _Tree(file)
+            network = _Model(path, store).read(config, add_softmax=add_softmax)
+        foreign = next(_foreign(config["config"]), None)
+    except _CORRUPT_CONTENT as error:
+        raise _no_intact(path, is_hdf5, f"{type(error).__name__}: {error}") from None
+    if foreign is not None:
+        raise ModelRejected(f"{path}: it holds {foreign}, whose code the converter does not run", hint=_SUPPORTED)
     version, saved = metadata.get("keras_version"), metadata.get("date_saved")
     text = [value if isinstance(value, str) else None for value in (version, saved)]
     return KerasFile(network, hashlib.sha256(content).hexdigest(), *text)
+
+
+def _no_intact(path: Path, is_hdf5: bool, reason: str) -> ModelRejected:
+    (line, *_) = reason.splitlines() or [""]
+    return ModelRejected(f"{path} is no intact {'.h5' if is_hdf5 else '.keras'} file: {line}", hint=_SAVE_AGAIN)
+
+
+def _foreign(value: Any) -> Iterator[str]:
+    """What in a configuration would make Keras run code of the file's or of another package, in a model or below."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from _foreign(entry)
+    elif isinstance(value, dict):
+        kind, module = value.get("class_name"), value.get("module")
+        if kind in ("Lambda", "__lambda__", "function"):
+            yield f"a {kind}"
+        elif isinstance(kind, str) and module is not None and not re.match(r"keras(\.|$)", str(module)):
+            yield f"{kind} of {module}"
+        for entry in value.values():
+            yield from _foreign(entry)
+
+
+def _zip_parts(content: bytes) -> tuple[Any, Any, bytes]:
+    """config.json, metadata.json, the weights' HDF5 file."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        config = json.loads(_member(archive, "config.json"))
+        metadata = json.loads(_member(archive, "metadata.json"))
+        return config, metadata, _member(archive, "model.weights.h5")
+
+
+def _hdf5_parts(content: bytes) -> tuple[Any, Any, bytes]:
+    import h5py
+
+    with h5py.File(io.BytesIO(content), "r") as file:
+        if "model_config" not in file.attrs:
+            raise ValueError("it holds weights without the model")
+        config = json.loads(file.attrs["model_config"])
+        return config, {"keras_version": file.attrs.get("keras_version")}, content
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -92,62 +145,100 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_network(path: Path, config: dict[str, Any], weights: bytes) -> Network:
+# Weights
+
+
+class _Store(Protocol):
+    """The weights of a model's layers; asked for each layer of the configuration once, in order."""
+
+    def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]: ...
+
+    def inside(self, entry: Mapping[str, Any], /) -> "_Store":
+        """Of a model that is a layer."""
+        ...
+
+
+def _values(file: Any, parent: Any, key: str, name: str, shape: Shape) -> Float64:
+    """One variable, finite and stored in this file itself."""
     import h5py
 
-    kind = config.get("class_name")
-    if kind != "Sequential" or config.get("registered_name") is not None:
-        hint = "Only keras.Sequential is supported; a model of one path can be saved as one."
-        raise ModelRejected(f"{path}: the model is a {kind}, not a Sequential", hint=hint)
-    try:
-        with h5py.File(io.BytesIO(weights), "r") as file:
-            return _read_layers(path, config["config"], file)
-    except _CORRUPT_CONTENT as error:
-        hint = "Save the model again with Keras 3: model.save('name.keras')."
-        raise ModelRejected(f"{path} is no intact .keras file: {type(error).__name__}: {error}", hint=hint) from None
+    hard = isinstance(parent.get(key, getlink=True), h5py.HardLink)
+    dataset = parent[key]
+    elsewhere = not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual
+    if not hard or elsewhere or dataset.file.filename != file.filename:
+        raise Unsupported(f"{name} is not stored in the file itself")
+    if dataset.shape != shape or dataset.dtype.kind != "f":
+        raise Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}")
+    values = np.asarray(dataset[()], np.float64)
+    if not np.isfinite(values).all():
+        raise Unsupported(f"{name} holds NaN or infinity")
+    return values
 
 
-def _read_layers(path: Path, config: dict[str, Any], file: Any) -> Network:
-    entries = list(config["layers"])
-    shape: Shape | None = None
-    if entries and entries[0]["class_name"] != "InputLayer" and config.get("build_input_shape"):
-        shape = _input_shape(config["build_input_shape"])
-    layers: list[Layer] = []
-    architecture: list[str] = []
-    window = channels = 0
-    counted: Counter[str] = Counter()
-    for number, entry in enumerate(entries):
-        name, kind = entry["config"].get("name"), entry["class_name"]
-        group = _snake_case(kind)
-        counted[group] += 1
-        if counted[group] > 1:
-            group += f"_{counted[group] - 1}"
-        try:
-            _check_plain(entry)
-            if kind == "InputLayer":
-                shape = _input_shape(entry["config"]["batch_shape"])
-            elif shape is None:
-                raise _Unsupported("the shape of its input is not in the file")
-            if not window:
-                window, channels = cast("tuple[int, int]", shape)
-            read = _READERS[kind](entry["config"], shape, _Weights(file, f"layers/{group}"))
-        except _Unsupported as error:
-            hint = "Supported: " + ", ".join(_READERS) + "; " + _LIMITS
-            raise ModelRejected(f"{path}: layer {number} {name!r} ({kind}): {error}", hint=hint) from None
-        layers += read.layers
-        shape = read.shape
-        architecture.append(read.line)
-    last = layers[-1] if layers else None
-    if not isinstance(last, Dense) or last.activation != "softmax" or shape is None:
-        last_line = architecture[-1] if architecture else "nothing"
-        raise ModelRejected(f"{path}: the model ends with {last_line}", hint="It must end with Dense(n, softmax).")
-    return Network(window, channels, shape[0], tuple(layers), tuple(architecture))
+class _Tree:
+    """Of a .keras file."""
+
+    def __init__(self, file: Any, above: str = "") -> None:
+        self._file, self._above = file, above
+        self._counted: Counter[str] = Counter()
+        self._groups: dict[str, str] = {}
+
+    def _group(self, entry: Mapping[str, Any]) -> str:
+        name = entry["config"]["name"]
+        if name not in self._groups:
+            group = _snake_case("Functional" if entry["class_name"] == "Model" else entry["class_name"])
+            self._counted[group] += 1
+            number = self._counted[group] - 1
+            self._groups[name] = f"{self._above}layers/{group}" + (f"_{number}" if number else "")
+        return self._groups[name]
+
+    def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]:
+        group = self._group(entry)
+        return lambda: _GroupWeights(self._file, group)
+
+    def inside(self, entry: Mapping[str, Any]) -> "_Tree":
+        return _Tree(self._file, self._group(entry) + "/")
 
 
-_LIMITS = (
-    "Conv1D without padding and groups; LSTM with Keras' default activations, alone or in Bidirectional (concat); "
-    "activations " + ", ".join(_ACTIVATIONS[:-1]) + ", and softmax at the end; float32."
-)
+@dataclass(frozen=True, slots=True)
+class _GroupWeights:
+    file: Any
+    group: str
+
+    def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:
+        group = self.file.get(f"{self.group}/{below}vars", default={})
+        if len(group) != len(shapes):
+            raise Unsupported(f"{len(group)} weights in the file, expected {', '.join(shapes) or 'none'}")
+        return [_values(self.file, group, str(at), name, shape) for at, (name, shape) in enumerate(shapes.items())]
+
+
+class _Listed:
+    """Of an .h5 file."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]:
+        group = self._file["model_weights"].get(entry["config"]["name"])
+        return lambda: _ListedWeights(self._file, group)
+
+    def inside(self, _entry: Mapping[str, Any]) -> "_Store":
+        raise Unsupported("a model inside the model of an .h5 file; save it as .keras")
+
+
+class _ListedWeights:
+    def __init__(self, file: Any, group: Any) -> None:
+        self._file, self._group = file, group
+        names = [] if group is None else group.attrs["weight_names"]
+        self._names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+    def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:
+        taken, self._names = self._names[: len(shapes)], self._names[len(shapes) :]
+        if len(taken) != len(shapes) or (self._names and not below):
+            found = len(taken) + len(self._names)
+            raise Unsupported(f"{found} weights in the file, expected {', '.join(shapes) or 'none'}")
+        named = zip(taken, shapes.items(), strict=True)
+        return [_values(self._file, self._group, key, name, shape) for key, (name, shape) in named]
 
 
 def _snake_case(name: str) -> str:
@@ -157,192 +248,269 @@ def _snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
+# Models
+
+
 def _input_shape(batch_shape: list[int | None]) -> Shape:
     if len(batch_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in batch_shape[1:]):
-        raise _Unsupported(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes")
+        raise Unsupported(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes")
     return cast("Shape", tuple(batch_shape[1:]))
 
 
-def _check_plain(entry: Mapping[str, Any]) -> None:
-    """A layer of Keras itself, computing in float32."""
-    if entry["class_name"] not in _READERS:
-        raise _Unsupported("not supported")
-    if entry.get("module") != "keras.layers" or entry.get("registered_name") is not None:
-        raise _Unsupported(f"a custom class of {entry.get('module')}, whose code the converter does not run")
-    dtype = entry["config"].get("dtype", "float32")
-    policy = dtype["config"]["name"] if isinstance(dtype, dict) else dtype
-    if policy != "float32":
-        raise _Unsupported(f"computes in {policy}")
+_Key = tuple[str, int, int]
+"""A tensor in a functional configuration: layer, which of its calls, which of that one's outputs."""
 
 
-class _Weights:
-    """The variables of one layer in the HDF5 file."""
+class _Model:
+    """The file's model: its layers, in the order of computation, and a line for each."""
 
-    def __init__(self, file: Any, group: str) -> None:
-        self._file, self._group = file, group
+    def __init__(self, path: Path, store: _Store) -> None:
+        self._path, self._store = path, store
+        self._building = Building()
+        self._lines: list[str] = []
+        self._window: Tensor | None = None
 
-    def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:
-        """All variables below this group, which must have these names' shapes in this order, and be finite."""
-        import h5py
+    def read(self, config: Mapping[str, Any], *, add_softmax: bool) -> Network:
+        try:
+            outputs = self._model(config, None, self._store, "")
+        except Unsupported as error:
+            raise ModelRejected(f"{self._path}: {error}", hint=_SUPPORTED) from None
+        if self._window is None:
+            raise ModelRejected(f"{self._path}: the model has no layers", hint=_SAVE_AGAIN)
+        window, channels = self._window.shape
+        output = outputs[0]
+        layers = _reachable(self._building.layers, output.index)
+        last = layers[-1][0] if layers else None
+        ends = isinstance(last, Dense | Activate) and last.activation == "softmax"
+        line = self._lines[-1]
+        if len(output.shape) != 1 or output.shape[0] < 2 or last is None:
+            hint = "It must end with softmax over two or more classes, such as Dense(n, softmax)."
+            raise ModelRejected(f"{self._path}: the model ends with {line}, of shape {output.shape}", hint=hint)
+        if add_softmax and ends:
+            raise ModelRejected(f"{self._path}: the model ends with softmax already", hint="Ask for no second one.")
+        linear = not isinstance(last, Activate) and getattr(last, "activation", "linear") == "linear"
+        if not ends and not (add_softmax and linear):
+            hint = "It must end with Dense(n, softmax)."
+            hint += " Where these are logits, ask for a softmax to be added." if linear and not add_softmax else ""
+            raise ModelRejected(f"{self._path}: the model ends with {line}", hint=hint)
+        if add_softmax:
+            layers.append((Activate("softmax"), (len(layers) - 1,)))
+        return Network(
+            window, channels, output.shape[0], tuple(unwired(layers)), tuple(self._lines), softmax_added=add_softmax
+        )
 
-        group = self._file.get(f"{self._group}/{below}vars", default={})
-        if len(group) != len(shapes):
-            raise _Unsupported(f"{len(group)} weights in the file, expected {', '.join(shapes) or 'none'}")
-        values = []
-        for number, (name, shape) in enumerate(shapes.items()):
-            dataset = group[str(number)]
-            hard = isinstance(group.get(str(number), getlink=True), h5py.HardLink)
-            if not hard or not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-                raise _Unsupported(f"{name} is not stored in the file itself")
-            if dataset.shape != shape or dataset.dtype.kind != "f":
-                raise _Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}")
-            values.append(np.asarray(dataset[()], np.float64))
-            if not np.isfinite(values[-1]).all():
-                raise _Unsupported(f"{name} holds NaN or infinity")
-        return values
+    def _model(self, entry: Mapping[str, Any], inputs: list[Tensor] | None, store: _Store, above: str) -> list[Tensor]:
+        """inputs: None for the file's own model, whose input is the window."""
+        config = entry["config"]
+        if entry["class_name"] == "Sequential":
+            return self._sequential(config, inputs, store, above)
+        return self._functional(config, inputs, store, above)
+
+    def _sequential(
+        self, config: Mapping[str, Any], inputs: list[Tensor] | None, store: _Store, above: str
+    ) -> list[Tensor]:
+        at = inputs
+        entries = list(config["layers"])
+        for number, entry in enumerate(entries):
+            where = f"{above}layer {number} {entry['config'].get('name')!r} ({entry['class_name']})"
+            try:
+                if at is None:
+                    at = [self._open(entry, config.get("build_input_shape"))]
+                if len(at) != 1:
+                    raise Unsupported(f"it takes {len(at)} inputs, expected one")
+            except Unsupported as error:
+                raise _at(where, error) from None
+            weights = _Deferred(store, entry)
+            at = self._call(where, entry, at, weights, above)
+        return at or []
+
+    def _open(self, entry: Mapping[str, Any], build_shape: Any) -> Tensor:
+        """The window, from the input layer or, where the first layer is another, from the shape it was built for."""
+        own = entry["config"]
+        shape = own.get("batch_shape") or own.get("batch_input_shape") or build_shape
+        if shape is None:
+            raise Unsupported("the shape of its input is not in the file")
+        self._window = Tensor(-1, _input_shape(shape))
+        return self._window
+
+    def _functional(
+        self, config: Mapping[str, Any], inputs: list[Tensor] | None, store: _Store, above: str
+    ) -> list[Tensor]:
+        into, out = _keys(config["input_layers"]), _keys(config["output_layers"])
+        for what, keys in (("inputs", into), ("outputs", out)):
+            if len(keys) != 1:
+                raise Unsupported(f"{above}the model has {len(keys)} {what}, expected one")
+        values: dict[_Key, Tensor] = {}
+        waiting = []
+        for number, entry in enumerate(config["layers"]):
+            name = entry.get("name") or entry["config"]["name"]
+            where = f"{above}layer {number} {name!r} ({entry['class_name']})"
+            if name == into[0][0]:
+                try:
+                    values[name, 0, 0] = inputs[0] if inputs is not None else self._open(entry, None)
+                    if inputs is not None and len(inputs) != 1:
+                        raise Unsupported(f"it takes {len(inputs)} inputs, expected one")
+                    check_plain(entry)
+                except Unsupported as error:
+                    raise _at(where, error) from None
+                if inputs is None:
+                    self._lines.append(f"Input{values[name, 0, 0].shape}")
+            else:
+                weights = _Deferred(store, entry)
+                calls = entry["inbound_nodes"]
+                waiting += [(where, name, entry, call, _Call.read(node), weights) for call, node in enumerate(calls)]
+        previous = into[0]
+        while waiting:
+            ready = [one for one in waiting if all(key in values for key in one[4].tensors)]
+            if not ready:
+                raise Unsupported(f"{waiting[0][0]}: takes what no layer makes")
+            for where, name, entry, call, node, weights in ready:
+                given = [values[key] for key in node.tensors]
+                outputs = self._call(where, entry, given, weights, above, node)
+                if node.tensors != [previous] and self._lines:
+                    self._lines[-1] += " of " + ", ".join(dict.fromkeys(key[0] for key in node.tensors))
+                values |= {(name, call, number): tensor for number, tensor in enumerate(outputs)}
+                previous = (name, call, 0)
+            waiting = [one for one in waiting if one not in ready]
+        return [values[out[0]]]
+
+    def _call(
+        self,
+        where: str,
+        entry: Mapping[str, Any],
+        inputs: list[Tensor],
+        weights: "_Deferred",
+        above: str,
+        call: "_Call | None" = None,
+    ) -> list[Tensor]:
+        kind = entry["class_name"]
+        try:
+            if call is not None and call.refused:
+                raise Unsupported(call.refused)
+            module = str(entry.get("module", ""))
+            if module.startswith("keras.src.ops."):
+                read = _operation(entry, inputs, call, self._building)
+            elif kind in _NESTED:
+                if entry.get("registered_name") not in (None, "Functional") or not module.startswith("keras"):
+                    raise Unsupported(f"a custom class of {module}, whose code the converter does not run")
+                check_float32(entry["config"])
+                return self._model(entry, inputs, weights.inside(), f"{where}: ")
+            else:
+                check_plain(entry)
+                if call is not None and call.numbers:
+                    raise Unsupported(f"it is called with {call.numbers}")
+                reading = Reading(entry["config"]["name"], entry["config"], inputs, weights.layer(), self._building)
+                read = READERS[kind](reading)
+        except Unsupported as error:
+            raise _at(where, error) from None
+        if not (above and kind == "InputLayer"):
+            self._lines.append(read.line)
+        return read.outputs
+
+
+class _Named(Unsupported):
+    """An Unsupported whose message names its layer already."""
+
+
+def _at(where: str, error: Unsupported) -> Unsupported:
+    return error if isinstance(error, _Named) else _Named(f"{where}: {error}")
+
+
+class _Deferred:
+    """A layer's weights; its place among the others is taken now, as Keras counts them all."""
+
+    def __init__(self, store: _Store, entry: Mapping[str, Any]) -> None:
+        self._store, self._entry = store, entry
+        is_layer = not str(entry.get("module", "")).startswith("keras.src.ops.")
+        self._weights = store.layer(entry) if is_layer else None
+
+    def layer(self) -> Weights:
+        assert self._weights is not None
+        return self._weights()
+
+    def inside(self) -> _Store:
+        return self._store.inside(self._entry)
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """layers: none for what does nothing at inference. shape: of the output. line: for people."""
+class _Call:
+    """One call of a layer in a functional configuration. refused: why it cannot be followed, or nothing."""
 
-    layers: list[Layer]
-    shape: Shape
-    line: str
+    tensors: list[_Key]
+    numbers: list[float]
+    number_first: bool
+    refused: str = ""
 
-
-def _require(config: Mapping[str, Any], **wanted: object) -> None:
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            raise _Unsupported(f"{key}={config[key]!r}, expected {value!r}")
-
-
-def _activation(config: Mapping[str, Any]) -> Activation:
-    activation = config.get("activation", "linear")
-    if activation not in _ACTIVATIONS:
-        raise _Unsupported(f"activation={activation!r}")
-    return cast("Activation", activation)
-
-
-def _sequence(shape: Shape) -> tuple[int, int]:
-    if len(shape) != 2:
-        raise _Unsupported(f"its input {shape} is no sequence")
-    return shape[0], shape[1]
+    @classmethod
+    def read(cls, node: Any) -> "_Call":
+        if isinstance(node, list):  # the older form: [[layer, call, output, keywords], ...]
+            keywords = {key: value for entry in node if len(entry) > 3 for key, value in entry[3].items()}
+            tensors: list[_Key] = [(str(entry[0]), int(entry[1]), int(entry[2])) for entry in node]
+            found: list[_Key | float] = [*tensors]
+        else:
+            keywords = node["kwargs"]
+            found = list(_leaves(node["args"]))
+            tensors = [one for one in found if isinstance(one, tuple)]
+        numbers = [one for one in found if not isinstance(one, tuple)]
+        set_ones = sorted(key for key, value in keywords.items() if value not in (None, False))
+        refused = f"it is called with {', '.join(set_ones)}" if set_ones else ""
+        return cls(tensors, numbers, bool(found) and not isinstance(found[0], tuple), refused)
 
 
-def _read_input(_config: Mapping[str, Any], shape: Shape, _weights: _Weights) -> _Read:
-    return _Read([], shape, f"Input{shape}")
+def _leaves(value: Any) -> Iterator[_Key | float]:
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _leaves(entry)
+    elif isinstance(value, dict):
+        if value.get("class_name") != "__keras_tensor__":
+            raise ValueError(f"a layer is called with a {value.get('class_name')}")
+        name, call, output = value["config"]["keras_history"]
+        yield str(name), int(call), int(output)
+    elif value is not None:
+        yield float(value)
 
 
-def _read_dropout(config: Mapping[str, Any], shape: Shape, _weights: _Weights) -> _Read:
-    return _Read([], shape, f"Dropout({config['rate']})")
+def _keys(value: Any) -> list[_Key]:
+    """A model's inputs or outputs: [layer, call, output], or a list or an object of such."""
+    entries = list(value.values()) if isinstance(value, dict) else [value] if _is_key(value) else list(value)
+    return [(str(name), int(call), int(output)) for name, call, output in entries]
 
 
-def _read_conv1d(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> _Read:
-    _require(config, padding="valid", data_format="channels_last", groups=1)
-    steps, channels = _sequence(shape)
-    activation = _activation(config)
-    if activation == "softmax":
-        raise _Unsupported("activation='softmax'")
-    (taps,), (stride,), (dilation,) = config["kernel_size"], config["strides"], config["dilation_rate"]
-    filters = config["filters"]
-    if min(taps, stride, dilation) < 1:
-        raise _Unsupported(f"kernel_size={taps}, strides={stride}, dilation_rate={dilation}, expected 1 or more")
-    shapes: dict[str, Shape] = {"kernel": (taps, channels, filters)}
-    if config["use_bias"]:
-        shapes["bias"] = (filters,)
-    kernel, *bias = weights.take(shapes)
-    out = (steps - (taps - 1) * dilation - 1) // stride + 1
-    if out < 1:
-        raise _Unsupported(f"its input of {steps} steps is shorter than its kernel")
-    layer = Conv1d(kernel, bias[0] if bias else np.zeros(filters), activation, stride, dilation)
-    line = f"Conv1D({filters}, {taps}, {activation}" + (f", strides={stride}" if stride > 1 else "")
-    return _Read([layer], (out, filters), line + (f", dilation_rate={dilation})" if dilation > 1 else ")"))
+def _is_key(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and isinstance(value[0], str)
 
 
-def _read_batch_normalization(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> _Read:
-    axis = config["axis"]
-    axes = axis if isinstance(axis, list) else [axis]
-    if axes not in ([-1], [len(shape)]):
-        raise _Unsupported(f"axis={axis!r}, expected the last one")
-    names = ("gamma",) * config["scale"] + ("beta",) * config["center"] + ("moving_mean", "moving_variance")
-    values = dict(zip(names, weights.take(dict.fromkeys(names, shape[-1:])), strict=True))
-    spread = values["moving_variance"] + config["epsilon"]
-    if not (spread > 0).all():
-        raise _Unsupported("moving_variance is negative")
-    scale = values.get("gamma", np.ones(shape[-1])) / np.sqrt(spread)
-    shift = values.get("beta", np.zeros(shape[-1])) - values["moving_mean"] * scale
-    return _Read([Affine(scale, shift)], shape, "BatchNormalization")
-
-
-def _lstm_cell(config: Mapping[str, Any], channels: int, weights: _Weights, below: str) -> LstmCell:
-    _require(config, activation="tanh", recurrent_activation="sigmoid", stateful=False, return_state=False)
-    units = config["units"]
-    shapes: dict[str, Shape] = {"kernel": (channels, 4 * units), "recurrent_kernel": (units, 4 * units)}
-    if config["use_bias"]:
-        shapes["bias"] = (4 * units,)
-    kernel, recurrent, *bias = weights.take(shapes, below)
-    return LstmCell(kernel, recurrent, bias[0] if bias else np.zeros(4 * units))
-
-
-def _read_lstm(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> _Read:
-    _require(config, go_backwards=False)
-    steps, channels = _sequence(shape)
-    layer = Lstm(_lstm_cell(config, channels, weights, "cell/"), None, bool(config["return_sequences"]))
-    units = config["units"]
-    return _Read([layer], (steps, units) if layer.sequences else (units,), _lstm_line(config))
-
-
-def _lstm_line(config: Mapping[str, Any]) -> str:
-    return f"LSTM({config['units']}, sequences)" if config["return_sequences"] else f"LSTM({config['units']})"
-
-
-def _read_bidirectional(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> _Read:
-    _require(config, merge_mode="concat")
-    steps, channels = _sequence(shape)
-    forward, backward = config["layer"], config.get("backward_layer") or config["layer"]
-    for inner in (forward, backward):
-        if inner["class_name"] != "LSTM":
-            raise _Unsupported(f"wraps {inner['class_name']}, expected LSTM")
-        _check_plain(inner)
-    _require(forward["config"], go_backwards=False)
-    _require(backward["config"], units=forward["config"]["units"])
-    if "backward_layer" in config:
-        _require(backward["config"], go_backwards=True)
-    layer = Lstm(
-        _lstm_cell(forward["config"], channels, weights, "forward_layer/cell/"),
-        _lstm_cell(backward["config"], channels, weights, "backward_layer/cell/"),
-        bool(forward["config"]["return_sequences"]),
-    )
-    width = 2 * forward["config"]["units"]
-    line = f"Bidirectional({_lstm_line(forward['config'])})"
-    return _Read([layer], (steps, width) if layer.sequences else (width,), line)
-
-
-def _read_flatten(config: Mapping[str, Any], shape: Shape, _weights: _Weights) -> _Read:
-    _require(config, data_format="channels_last")
-    return _Read([Flatten(*shape[:-1])] if len(shape) > 1 else [], (math.prod(shape),), "Flatten")
-
-
-def _read_dense(config: Mapping[str, Any], shape: Shape, weights: _Weights) -> _Read:
-    if len(shape) != 1:
-        raise _Unsupported(f"its input {shape} is no vector; put Flatten before it")
-    activation, units = _activation(config), config["units"]
-    shapes: dict[str, Shape] = {"kernel": (shape[0], units)}
-    if config["use_bias"]:
-        shapes["bias"] = (units,)
-    kernel, *bias = weights.take(shapes)
-    layer = Dense(kernel, bias[0] if bias else np.zeros(units), activation)
-    return _Read([layer], (units,), f"Dense({units}, {activation})")
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any], Shape, _Weights], _Read]] = {
-    "InputLayer": _read_input,
-    "Conv1D": _read_conv1d,
-    "BatchNormalization": _read_batch_normalization,
-    "Dropout": _read_dropout,
-    "Bidirectional": _read_bidirectional,
-    "LSTM": _read_lstm,
-    "Flatten": _read_flatten,
-    "Dense": _read_dense,
+_MERGES: dict[str, MergeKind] = {
+    "Add": "add",
+    "Subtract": "subtract",
+    "Multiply": "multiply",
+    "Maximum": "maximum",
+    "Minimum": "minimum",
 }
+
+
+def _operation(entry: Mapping[str, Any], inputs: list[Tensor], call: _Call | None, building: Building) -> Read:
+    """What `x + y` or `0.5 * x` between tensors is saved as."""
+    kind, name = entry["class_name"], str(entry["config"].get("name"))
+    numbers = call.numbers if call is not None else []
+    if len(inputs) == 2 and not numbers and kind in _MERGES and len({len(one.shape) for one in inputs}) == 1:
+        return Read([merged(building, _MERGES[kind], inputs)], kind)
+    if len(inputs) == 1 and len(numbers) == 1 and np.isfinite(numbers[0]) and kind in ("Add", "Subtract", "Multiply"):
+        (at,), (number,) = inputs, numbers
+        first = call is not None and call.number_first
+        factor = number if kind == "Multiply" else -1.0 if kind == "Subtract" and first else 1.0
+        offset = 0.0 if kind == "Multiply" else -number if kind == "Subtract" and not first else number
+        width = at.shape[-1:]
+        affine = Affine(np.full(width, factor), np.full(width, offset), (name,))
+        return Read([building.add(affine, [at], at.shape)], f"{kind}({number:g})")
+    raise Unsupported("an operation between tensors that is not supported; put a layer in its place")
+
+
+def _reachable(layers: list[tuple[Layer, tuple[int, ...]]], output: int) -> list[tuple[Layer, tuple[int, ...]]]:
+    """Only what the output depends on; it comes last."""
+    needed = {output}
+    for number in range(output, -1, -1):
+        if number in needed:
+            needed |= set(layers[number][1])
+    place = {-1: -1} | {number: index for index, number in enumerate(sorted(needed - {-1}))}
+    return [(layers[number][0], tuple(place[one] for one in layers[number][1])) for number in sorted(needed - {-1})]

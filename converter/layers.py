@@ -1,9 +1,11 @@
 """A network as the converter holds it: typed layers with float64 weights, in the order of computation.
 
-Shapes are without the batch: (steps, channels) for a sequence, (channels,) for a vector. Dropout does nothing at
-inference, so it has no layer here.
+Shapes are without the batch: (steps, channels) for a sequence, (channels,) for a vector. Layers that do nothing at
+inference (dropout, noise) have none here. A layer computes with what the one before it made; one that takes something
+else, or more than one thing, stands in a Node.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,26 +13,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
-Activation = Literal["linear", "relu", "tanh", "sigmoid", "softmax"]
+Activation = Literal[
+    "linear",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "softmax",
+    "relu6",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "softsign",
+    "exponential",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "log_sigmoid",
+    "leaky_relu",
+]
+"""Keras 3's names and definitions (keras/src/activations/activations.py); softmax over the last axis."""
+Shape = tuple[int, ...]
+MergeKind = Literal["add", "subtract", "multiply", "average", "maximum", "minimum"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """x * scale + shift on the last axis: a scaler, or a batch normalization at inference. scale, shift: (channels,)"""
+    """x * scale + shift on the last axis: a scaler, or a batch normalization at inference. scale, shift: (channels,)
+
+    names: of the Keras layers that it stands for.
+    """
 
     scale: Float64
     shift: Float64
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conv1d:
-    """Without padding. kernel: (taps, in, out); bias: (out,)"""
+    """kernel: (taps, in, out); bias: (out,); pad: zeros before and after the sequence."""
 
     kernel: Float64
     bias: Float64
     activation: Activation
     stride: int = 1
     dilation: int = 1
+    pad: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Depthwise1d:
+    """Each channel for itself. kernel: (taps, in, multiplier); bias: (in * multiplier,), multiplier fastest."""
+
+    kernel: Float64
+    bias: Float64
+    activation: Activation
+    stride: int = 1
+    dilation: int = 1
+    pad: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,18 +82,51 @@ class LstmCell:
     kernel: Float64
     recurrent: Float64
     bias: Float64
+    activation: Activation = "tanh"
+    gate: Activation = "sigmoid"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lstm:
-    """tanh and sigmoid, from a zero state. backward: reads the sequence from its end; outputs are concatenated.
+class GruCell:
+    """Gates in Keras' order z, r, h. kernel: (in, 3 units); recurrent: (units, 3 units); bias: (3 units,)
 
-    sequences: one output a step; else each direction's last one.
+    recurrent_bias: (3 units,), added to the recurrent product, which the reset gate then multiplies (reset_after);
+    without one the reset gate multiplies the state before that product.
     """
 
-    forward: LstmCell
-    backward: LstmCell | None
+    kernel: Float64
+    recurrent: Float64
+    bias: Float64
+    recurrent_bias: Float64 | None
+    activation: Activation = "tanh"
+    gate: Activation = "sigmoid"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimpleCell:
+    """h = activation(x @ kernel + h @ recurrent + bias). kernel: (in, units); recurrent: (units, units)"""
+
+    kernel: Float64
+    recurrent: Float64
+    bias: Float64
+    activation: Activation = "tanh"
+
+
+Cell = LstmCell | GruCell | SimpleCell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recurrent:
+    """From a zero state. backward: reads the sequence from its end; outputs are concatenated step by step.
+
+    sequences: one output a step; else each direction's last one. reverse: forward reads the sequence from its end, and
+    its outputs stay in the order in which they were computed (Keras' go_backwards); without backward only.
+    """
+
+    forward: Cell
+    backward: Cell | None
     sequences: bool
+    reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +138,160 @@ class Flatten:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
-    """kernel: (in, out); bias: (out,)"""
+    """On the last axis. kernel: (in, out); bias: (out,)"""
 
     kernel: Float64
     bias: Float64
     activation: Activation
 
 
-Linear = Conv1d | Lstm | Flatten | Dense
-"""What is left when every Affine is folded."""
-Layer = Affine | Linear
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """slope: of leaky_relu, below zero; ceiling: of relu, above which it is cut off; alpha: of elu."""
+
+    activation: Activation
+    slope: float = 0.2
+    alpha: float = 1.0
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prelu:
+    """slope: of the input's shape, or 1 where it is shared."""
+
+    slope: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Over steps. An average with 'same' padding counts only what it covers of the sequence."""
+
+    kind: Literal["max", "average"]
+    size: int
+    stride: int
+    padding: Literal["valid", "same"] = "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Over all steps. keep: leaves one step."""
+
+    kind: Literal["max", "average"]
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """(x - mean) / sqrt(variance + epsilon) * scale + shift; mean and variance over axes, counted without the batch.
+
+    scale, shift: broadcast over the input without the batch.
+    """
+
+    axes: tuple[int, ...]
+    epsilon: float
+    scale: Float64
+    shift: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """axes: which axis of the input each of the output is, from 0, without the batch."""
+
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Zeros before and after the sequence."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Steps left out at the start and the end."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Each step `times` times: (steps, channels) to (steps * times, channels)."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """The sequence from its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Element by element, with sides of 1 broadcast; inputs of fewer axes get them after the batch."""
+
+    kind: MergeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Concatenate:
+    """axis: counted without the batch."""
+
+    axis: int
+
+
+Weighted = Conv1d | Depthwise1d | Recurrent | Dense
+Shaping = Flatten | Reshape | Permute | Pad | Crop | Repeat | Reverse
+Layer = Affine | Weighted | Activate | Prelu | Pool | GlobalPool | LayerNorm | Shaping | Merge | Concatenate
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """inputs: how many places back each of them stands: 1 is the layer before, one more than there are the window."""
+
+    layer: Layer
+    inputs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """(window, channels) in, (classes,) probabilities out."""
+    """(window, channels) in, (classes,) probabilities out: the last layer's output."""
 
     window: int
     channels: int
     classes: int
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Node, ...]
     architecture: tuple[str, ...]
     """One line for each layer of the Keras file."""
+    softmax_added: bool = False
+    """The file's model answers logits; the last layer, a softmax, is not its own."""
+
+
+def wired(layers: Iterable[Layer | Node]) -> list[tuple[Layer, tuple[int, ...]]]:
+    """Each layer with the numbers of those whose outputs it takes; -1 is the window.
+
+    Raises ValueError for an input that is not there.
+    """
+    found: list[tuple[Layer, tuple[int, ...]]] = []
+    for number, entry in enumerate(layers):
+        node = entry if isinstance(entry, Node) else Node(entry, (1,))
+        inputs = tuple(number - back for back in node.inputs)
+        if not inputs or min(inputs) < -1 or max(inputs) >= number:
+            raise ValueError(f"layer {number} takes {node.inputs}, which are not before it")
+        found.append((node.layer, inputs))
+    return found
+
+
+def unwired(layers: Iterable[tuple[Layer, tuple[int, ...]]]) -> list[Layer | Node]:
+    """The opposite of wired: a Node only where it is needed."""
+    return [
+        layer if inputs == (number - 1,) else Node(layer, tuple(number - index for index in inputs))
+        for number, (layer, inputs) in enumerate(layers)
+    ]

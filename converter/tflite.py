@@ -51,7 +51,14 @@ class Graph:
         self._buffers: list[Any] = [_AlignedBuffer()]  # buffer 0 is the empty one, of every computed tensor
         self._operators: list[Any] = []
         self._codes: list[tuple[int, int]] = []
+        self._scalars: dict[float, int] = {}
         self._steps = 0
+
+    def scalar(self, value: float) -> int:
+        """A float32 constant of shape (1,), stored once however often it is asked for."""
+        if value not in self._scalars:
+            self._scalars[value] = self.constant(f"scalar{len(self._scalars)}", np.array([value], np.float64))
+        return self._scalars[value]
 
     def constant(self, name: str, values: NDArray[Any]) -> int:
         """float64 becomes float32; int32 stays."""
@@ -95,6 +102,9 @@ class Graph:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
+    def rename(self, tensor: int, name: str) -> None:
+        self._tensors[tensor].name = name
+
     def shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(self._tensors[tensor].shape)
 
@@ -110,6 +120,21 @@ class Graph:
         **values: object,
     ) -> int:
         """Adds a builtin operator with one output of this shape, which it returns. values: fields of its options."""
+        (output,) = self.operate_many(operator, inputs, [shape], version=version, options=options, name=name, **values)
+        return output
+
+    def operate_many(
+        self,
+        operator: str,
+        inputs: Sequence[int],
+        shapes: Sequence[Sequence[int]],
+        *,
+        version: int = 1,
+        options: str = "",
+        name: str = "",
+        **values: object,
+    ) -> list[int]:
+        """Like operate, with an output for each shape."""
         code = (getattr(schema.BuiltinOperator, operator), version)
         if code not in self._codes:
             self._codes.append(code)
@@ -119,10 +144,11 @@ class Graph:
             made.builtinOptionsType = getattr(schema.BuiltinOptions, options)
             made.builtinOptions = getattr(schema, options + "T")(**values)
         self._steps += 1
-        output = self.computed(name or f"{self._steps}_{operator.lower()}", shape)
-        made.outputs = [output]
+        prefix = name or f"{self._steps}_{operator.lower()}"
+        names = [prefix] if len(shapes) == 1 else [f"{prefix}_{number}" for number in range(len(shapes))]
+        made.outputs = [self.computed(name, shape) for name, shape in zip(names, shapes, strict=True)]
         self._operators.append(made)
-        return output
+        return list(made.outputs)
 
     def finish(self, inputs: Mapping[str, int], outputs: Mapping[str, int], *, description: str) -> bytes:
         """The file. inputs and outputs: names in the signature, and their tensors."""

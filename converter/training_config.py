@@ -48,7 +48,7 @@ class TrainingConfig:
     def scaler(self) -> Affine:
         """(x - mean) / scale"""
         scale = 1 / np.array(self.scale)
-        return Affine(scale, -np.array(self.mean) * scale)
+        return Affine(scale, -np.array(self.mean) * scale, ("scaler",))
 
 
 def read_training_config(

@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from converter.convert import convert  # noqa: E402
 from converter.folding import fold_affines  # noqa: E402
 from converter.keras_file import read_keras_file  # noqa: E402
-from converter.layers import Conv1d, Dense, Flatten, Linear, Lstm, LstmCell  # noqa: E402
+from converter.layers import Conv1d, Dense, Flatten, Linear, LstmCell, Recurrent  # noqa: E402
 from converter.parity import random_windows  # noqa: E402
 from converter.training_config import TrainingConfig, read_training_config  # noqa: E402
 from gateway.inference import load_predictor  # noqa: E402
@@ -70,7 +70,7 @@ def onnx_model(layers: Sequence[Linear], window: int, channels: int) -> bytes:
         i, f, c, o = np.split(values.T, 4)
         return np.concatenate([i, o, f, c])
 
-    def lstm(at: str, layer: Lstm) -> str:
+    def lstm(at: str, layer: Recurrent) -> str:
         """(1, channels, steps) in and out, as a convolution has it."""
         cells: list[LstmCell] = [cell for cell in (layer.forward, layer.backward) if cell is not None]
         x = node("Transpose", at, perm=[2, 0, 1])
@@ -92,7 +92,7 @@ def onnx_model(layers: Sequence[Linear], window: int, channels: int) -> bytes:
             case Conv1d():
                 kernel, bias = constant(layer.kernel.transpose(2, 1, 0)), constant(layer.bias)
                 at = activated(node("Conv", at, kernel, bias), layer.activation)
-            case Lstm():
+            case Recurrent():
                 at = lstm(at, layer)
             case Flatten():
                 at = node("Flatten", node("Transpose", at, perm=[0, 2, 1]), axis=1)

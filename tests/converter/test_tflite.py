@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import ConversionFailed
-from converter.layers import Dense, Flatten, Lstm, LstmCell
+from converter.layers import Dense, Flatten, LstmCell, Recurrent
 from converter.lowering import WeightFormat, lower
 from converter.tflite import Graph, checked_operators
 
@@ -15,7 +15,11 @@ from converter.tflite import Graph, checked_operators
 def model() -> bytes:
     rng = np.random.default_rng(1)
     cell = LstmCell(rng.normal(size=(6, 12)), rng.normal(size=(3, 12)), rng.normal(size=12))
-    layers = [Lstm(cell, None, sequences=True), Flatten(8), Dense(rng.normal(size=(24, 2)), np.zeros(2), "softmax")]
+    layers = [
+        Recurrent(cell, None, sequences=True),
+        Flatten(8),
+        Dense(rng.normal(size=(24, 2)), np.zeros(2), "softmax"),
+    ]
     return lower(layers, window=8, channels=6, weights=WeightFormat.DYNAMIC)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.layers import Conv1d, Dense, Flatten, Lstm, LstmCell
+from converter.layers import Conv1d, Dense, Flatten, LstmCell, Recurrent
 from converter.lowering import WeightFormat, lower
 from gateway.bundle import Bundle, Manifest, write_bundle
 from gateway.bundle.writing import member
@@ -15,7 +15,7 @@ WINDOW = 40
 PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p99": 0.0, "dp_mean": 0.0}
 
 
-def small_network() -> list[Conv1d | Lstm | Flatten | Dense]:
+def small_network() -> list[Conv1d | Recurrent | Flatten | Dense]:
     rng = np.random.default_rng(7)
 
     def weights(*shape: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def small_network() -> list[Conv1d | Lstm | Flatten | Dense]:
     cells = [LstmCell(weights(8, 24), weights(6, 24), weights(24)) for _ in range(2)]
     return [
         Conv1d(weights(2, 6, 8), weights(8), "relu"),
-        Lstm(*cells, sequences=True),
+        Recurrent(*cells, sequences=True),
         Flatten(WINDOW - 1),
         Dense(weights(12 * (WINDOW - 1), 3), weights(3), "softmax"),
     ]

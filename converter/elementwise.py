@@ -1,0 +1,109 @@
+"""Activations as TFLite's builtin operators.
+
+Definitions: keras/src/activations/activations.py. Where TFLite has no operator of its own for one, it is put together
+so that no intermediate value overflows: exp is taken of what is not positive only (but for exponential itself).
+"""
+
+import numpy as np
+
+from converter.layers import Activate, Activation
+from converter.tflite import Graph
+
+_OWN: dict[Activation, tuple[str, str]] = {
+    "relu": ("RELU", ""),
+    "relu6": ("RELU6", ""),
+    "tanh": ("TANH", ""),
+    "sigmoid": ("LOGISTIC", ""),
+    "gelu": ("GELU", "GeluOptions"),
+    "exponential": ("EXP", "ExpOptions"),
+}
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946  # Klambauer (2017)
+
+
+def activate(graph: Graph, at: int, layer: Activate) -> int:
+    """Of the same shape as `at`."""
+    own = _OWN.get(layer.activation)
+    if own is not None and layer.ceiling is None:
+        operator, options = own
+        return graph.operate(operator, [at], graph.shape(at), options=options)
+    match layer.activation:
+        case "linear":
+            return at
+        case "softmax":
+            return graph.operate("SOFTMAX", [at], graph.shape(at), options="SoftmaxOptions", beta=1.0)
+        case "relu":
+            assert layer.ceiling is not None
+            return limited(graph, _one(graph, "RELU", at), above=layer.ceiling)
+        case "leaky_relu":
+            return graph.operate("LEAKY_RELU", [at], graph.shape(at), options="LeakyReluOptions", alpha=layer.slope)
+        case "elu":
+            return _elu(graph, at, layer.alpha)
+        case "selu":
+            return scaled(graph, _elu(graph, at, _SELU_ALPHA), _SELU_SCALE)
+        case "silu":
+            return binary(graph, "MUL", at, _one(graph, "LOGISTIC", at))
+        case "hard_sigmoid":
+            return _hard_sigmoid(graph, at)
+        case "hard_silu":
+            return binary(graph, "MUL", at, _hard_sigmoid(graph, at))
+        case "hard_tanh":
+            return limited(graph, limited(graph, at, below=-1.0), above=1.0)
+        case "softplus":
+            return _softplus(graph, at)
+        case "log_sigmoid":
+            return _one(graph, "NEG", _softplus(graph, _one(graph, "NEG", at)))
+        case "mish":
+            return binary(graph, "MUL", at, _one(graph, "TANH", _softplus(graph, at)))
+        case "softsign":
+            return binary(graph, "DIV", at, shifted(graph, _one(graph, "ABS", at), 1.0))
+    raise ValueError(f"no operators for {layer.activation}")
+
+
+_BINARY = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions"}
+
+
+def binary(graph: Graph, operator: str, first: int, second: int) -> int:
+    """ADD, SUB, MUL, DIV, MAXIMUM or MINIMUM, with sides of 1 broadcast."""
+    shape = np.broadcast_shapes(graph.shape(first), graph.shape(second))
+    return graph.operate(operator, [first, second], shape, options=_BINARY.get(operator, "MaximumMinimumOptions"))
+
+
+def scaled(graph: Graph, at: int, factor: float) -> int:
+    return binary(graph, "MUL", at, graph.scalar(factor))
+
+
+def shifted(graph: Graph, at: int, offset: float) -> int:
+    return binary(graph, "ADD", at, graph.scalar(offset))
+
+
+def limited(graph: Graph, at: int, *, below: float | None = None, above: float | None = None) -> int:
+    if below is not None:
+        at = binary(graph, "MAXIMUM", at, graph.scalar(below))
+    return at if above is None else binary(graph, "MINIMUM", at, graph.scalar(above))
+
+
+_UNARY_OPTIONS = {"NEG": "NegOptions", "ABS": "AbsOptions", "EXP": "ExpOptions"}
+
+
+def _one(graph: Graph, operator: str, at: int) -> int:
+    return graph.operate(operator, [at], graph.shape(at), options=_UNARY_OPTIONS.get(operator, ""))
+
+
+def _elu(graph: Graph, at: int, alpha: float) -> int:
+    """max(x, 0) + alpha * (exp(min(x, 0)) - 1)"""
+    unit = _one(graph, "ELU", at)
+    if alpha == 1:
+        return unit
+    below = scaled(graph, limited(graph, unit, above=0.0), alpha)
+    return binary(graph, "ADD", _one(graph, "RELU", at), below)
+
+
+def _hard_sigmoid(graph: Graph, at: int) -> int:
+    """relu6(x + 3) / 6"""
+    return scaled(graph, _one(graph, "RELU6", shifted(graph, at, 3.0)), 1 / 6)
+
+
+def _softplus(graph: Graph, at: int) -> int:
+    """max(x, 0) + log(1 + exp(-|x|))"""
+    small = _one(graph, "EXP", _one(graph, "NEG", _one(graph, "ABS", at)))
+    return binary(graph, "ADD", _one(graph, "RELU", at), _one(graph, "LOG", shifted(graph, small, 1.0)))
