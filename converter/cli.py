@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from converter.cli_checks import PACK, VERIFY, add_pack, add_verify
+from converter.cli_checks import INSPECT, PACK, VERIFY, add_inspect, add_pack, add_verify
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import is_signed_axes
 from gateway.errors import GatewayError, InputRejected
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     )
     for name, text, description, add_arguments in (
+        ("inspect", "show what is in a model or bundle", INSPECT, add_inspect),
         ("verify", "check a bundle again, also against the Keras model", VERIFY, add_verify),
         ("pack", "make one .zip of a bundle", PACK, add_pack),
     ):

@@ -1,0 +1,48 @@
+"""How much memory a .tflite file takes to load and run: `python -m converter.memory FILE` prints bytes, measured on
+itself, so it runs in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+TIMEOUT_S = 60
+
+
+def measured_bytes(file: Path) -> int | None:
+    """What the resident set of a fresh process grows by, with the model's bytes, for loading it and one window.
+
+    None where LiteRT cannot run it.
+    """
+    command = [sys.executable, "-m", "converter.memory", str(file)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else None
+
+
+def _resident_bytes() -> int:
+    """Of this process (https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html)."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _main(file: str) -> None:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    before = _resident_bytes()
+    content = Path(file).read_bytes()
+    model = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
+    model.allocate_tensors()
+    for entry in model.get_input_details():
+        model.set_tensor(entry["index"], np.zeros(entry["shape"], entry["dtype"]))
+    model.invoke()
+    print(max(0, _resident_bytes() - before))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
