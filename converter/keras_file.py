@@ -398,7 +398,7 @@ class _Model:
             else:
                 check_plain(entry)
                 if call is not None and call.numbers:
-                    raise Unsupported(f"it is called with {call.numbers}")
+                    raise Unsupported(f"it is called with {call.numbers}, expected its input alone")
                 reading = Reading(entry["config"]["name"], entry["config"], inputs, weights.layer(), self._building)
                 read = READERS[kind](reading)
         except Unsupported as error:
@@ -453,7 +453,7 @@ class _Call:
             tensors = [one for one in found if isinstance(one, tuple)]
         numbers = [one for one in found if not isinstance(one, tuple)]
         set_ones = sorted(key for key, value in keywords.items() if value not in (None, False))
-        refused = f"it is called with {', '.join(set_ones)}" if set_ones else ""
+        refused = f"it is called with {', '.join(set_ones)}, expected its input alone" if set_ones else ""
         return cls(tensors, numbers, bool(found) and not isinstance(found[0], tuple), refused)
 
 

@@ -1,0 +1,201 @@
+"""Functional models and .h5 files that are refused, and in which words."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.errors import ModelRejected
+from converter.keras_file import read_keras_file
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are saving", "ignore:__array__ implementation:DeprecationWarning")
+
+
+def refusal(path: Path, **options: Any) -> ModelRejected:
+    with pytest.raises(ModelRejected) as caught:
+        read_keras_file(path, **options)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+def entry() -> Any:
+    import keras
+
+    return keras.Input((12, 3), name="window")
+
+
+def head(x: Any, **settings: Any) -> Any:
+    from keras import layers
+
+    return layers.Dense(3, **{"activation": "softmax", "name": "head"} | settings)(layers.Flatten()(x))
+
+
+def two_inputs() -> Any:
+    import keras
+
+    first, second = entry(), keras.Input((12, 3), name="other")
+    return keras.Model([first, second], head(keras.layers.Add()([first, second])))
+
+
+def two_outputs() -> Any:
+    import keras
+
+    x = entry()
+    return keras.Model(x, [head(x), head(x, name="second")])
+
+
+def of(body: Callable[[Any], Any]) -> Callable[[], Any]:
+    def make() -> Any:
+        import keras
+
+        x = entry()
+        return keras.Model(x, body(x))
+
+    return make
+
+
+def layer(kind: str, **settings: Any) -> Callable[[], Any]:
+    def body(x: Any) -> Any:
+        from keras import layers
+
+        return head(getattr(layers, kind)(**settings, name="it")(x))
+
+    return of(body)
+
+
+def attention(x: Any) -> Any:
+    from keras import layers
+
+    return head(layers.MultiHeadAttention(2, 3, name="it")(x, x))
+
+
+def with_state(x: Any) -> Any:
+    from keras import layers
+
+    return head(layers.GRU(3, name="it")(x, initial_state=layers.GlobalMaxPooling1D()(x)))
+
+
+def operation(x: Any) -> Any:
+    import keras
+
+    return head(keras.ops.sin(x))
+
+
+def image() -> Any:
+    import keras
+
+    x = keras.Input((12, 3, 1), name="window")
+    return keras.Model(x, head(x))
+
+
+def half(x: Any) -> Any:
+    import keras
+    from keras import layers
+
+    inner = keras.Sequential([keras.Input((12, 3)), layers.Conv1D(2, 3, dtype="mixed_float16", name="it")], name="in")
+    return head(inner(x))
+
+
+REFUSED = {  # what it shows: model, words of the message after the path
+    "two inputs": (two_inputs, "the model has 2 inputs, expected one"),
+    "two outputs": (two_outputs, "the model has 2 outputs, expected one"),
+    "an image": (image, "'window' (InputLayer): input shape [None, 12, 3, 1], expected [null, window, channels]"),
+    "attention": (of(attention), "layer 1 'it' (MultiHeadAttention): not supported"),
+    "an initial state": (of(with_state), "'it' (GRU): it is called with initial_state, expected its input alone"),
+    "an operation": (of(operation), "(Sin): an operation between tensors that is not supported"),
+    "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported"),
+    "a normalization over time": (layer("BatchNormalization", axis=1), "'it' (BatchNormalization): axis=1, expected"),
+    "RMS": (layer("LayerNormalization", rms_scaling=True), "'it' (LayerNormalization): rms_scaling=True"),
+    "softmax in a cell": (layer("GRU", units=2, activation="softmax"), "'it' (GRU): activation='softmax'"),
+    "half precision inside": (of(half), "'in' (Sequential): layer 1 'it' (Conv1D): computes in mixed_float16"),
+    "a sequence out": (of(lambda x: x), "the model ends with Input(12, 3), of shape (12, 3)"),
+    "sigmoid out": (of(lambda x: head(x, activation="sigmoid")), "the model ends with Dense(3, sigmoid)"),
+}
+
+
+@pytest.mark.parametrize("shows", REFUSED)
+def test_what_cannot_be_converted_is_named(shows, tmp_path):
+    make, words = REFUSED[shows]
+    make().save(tmp_path / "model.keras")
+    assert words in str(refusal(tmp_path / "model.keras"))
+
+
+def test_outputs_that_are_no_logits_get_no_softmax(tmp_path):
+    for activation in ("sigmoid", "softmax"):
+        of(lambda x, activation=activation: head(x, activation=activation))().save(tmp_path / "model.keras")
+        assert "ends with" in str(refusal(tmp_path / "model.keras", add_softmax=True))
+
+
+def test_one_class_is_no_classification(tmp_path):
+    import keras
+
+    x = entry()
+    keras.Model(x, keras.layers.Dense(1, activation="softmax")(keras.layers.Flatten()(x))).save(tmp_path / "m.keras")
+    assert "ends with Dense(1, softmax), of shape (1,)" in str(refusal(tmp_path / "m.keras"))
+
+
+def test_a_lambda_is_refused_unrun_wherever_it_stands(tmp_path):
+    """In the older files nothing stops Keras itself from running one."""
+    import keras
+    from keras import layers
+
+    for name in ("model.keras", "model.h5"):
+        model = keras.Sequential(
+            [entry(), layers.Lambda(lambda x: 2 * x), layers.Flatten(), layers.Dense(2, "softmax")]
+        )
+        model.save(tmp_path / name)
+        assert "(Lambda): not supported" in str(refusal(tmp_path / name))
+
+
+def plain(tmp_path: Path, name: str = "model.h5") -> Path:
+    import keras
+    from keras import layers
+
+    model = keras.Sequential(
+        [entry(), layers.GRU(4, name="gru"), layers.BatchNormalization(), layers.Dense(2, "softmax")]
+    )
+    model.save(tmp_path / name)
+    return tmp_path / name
+
+
+def test_code_in_a_setting_that_the_converter_does_not_read_is_refused(tmp_path):
+    import h5py
+
+    path = plain(tmp_path)
+    for setting, words in (
+        ({"class_name": "Lambda", "config": {}}, "it holds a Lambda, whose code the converter does not run"),
+        ({"class_name": "Mine", "module": "os.path", "config": {}}, "it holds Mine of os.path, whose code"),
+    ):
+        with h5py.File(path, "r+") as file:
+            config = json.loads(file.attrs["model_config"])
+            config["config"]["layers"][1]["config"]["kernel_initializer"] = setting
+            file.attrs["model_config"] = json.dumps(config)
+        assert words in str(refusal(path))
+
+
+def test_a_damaged_h5_file_is_refused(tmp_path):
+    import h5py
+
+    path = plain(tmp_path)
+    read_keras_file(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert "is no intact .h5 file" in str(refusal(path))
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as file:
+        (kernel, *_) = file["model_weights/gru"].attrs["weight_names"]
+        file["model_weights/gru"][kernel][0, 0] = np.nan
+    assert "'gru" in str(refusal(path))
+    assert "kernel holds NaN or infinity" in str(refusal(path))
+    with h5py.File(path, "r+") as file:
+        file["model_weights/gru"].attrs["weight_names"] = []
+    assert "0 weights in the file, expected kernel, recurrent_kernel, bias" in str(refusal(path))
+    with h5py.File(path, "r+") as file:
+        del file.attrs["model_config"]
+    assert "it holds weights without the model" in str(refusal(path))
