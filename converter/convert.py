@@ -100,7 +100,16 @@ def convert(
     written = {kind.value: parities[kind] for kind in formats}
     default, reason = choose_default(written)
     text = card or default_card(
-        name=title, labels=config.labels, window=network.window, rate_hz=config.rate_hz, frame=frame, parities=written
+        name=title,
+        labels=config.labels,
+        window=network.window,
+        rate_hz=config.rate_hz,
+        frame=frame,
+        parities=written,
+        wrist=wrist,
+        mean=config.mean,
+        scale=config.scale,
+        reference=_drift_reference(drift_reference),
     )
     contents = {f"{kind}.tflite": files[kind] for kind in formats} | {MODEL_CARD_FILE: text.encode()}
     test_content, test = make_self_test(windows, wanted, {kind.value: files[kind] for kind in formats})

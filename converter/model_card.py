@@ -1,8 +1,9 @@
 """The card of a bundle whose maker gave none: what the model is for, what not, and what is known of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from gateway.bundle.manifest import Parity
+from gateway.bundle.manifest import FeatureReference, Parity
+from gateway.motion.samples import CHANNELS
 
 
 def model_card(
@@ -13,8 +14,12 @@ def model_card(
     rate_hz: float,
     frame: str | None,
     parities: Mapping[str, Parity],
+    wrist: str | None = None,
+    mean: Sequence[float] = (),
+    scale: Sequence[float] = (),
+    reference: Mapping[str, FeatureReference] | None = None,
 ) -> str:
-    """Markdown. States only what the conversion itself knows."""
+    """Markdown. States only what the conversion itself knows. mean, scale: of the channels in the training data."""
     rows = "\n".join(
         f"| {variant} | {p.top1_agreement:.2%} | {p.dp_max:g} | {p.dp_p99:g} | {p.dp_mean:g} |"
         for variant, p in parities.items()
@@ -33,7 +38,19 @@ For research on body-focused repetitive behaviours and for people who watch thei
 it diagnoses nothing, and no treatment may depend on it. How well it recognises anybody is not known from this card,
 because its maker did not say: ask for an evaluation on people whom it has not seen.
 
-Model axes: {axes}.
+## What it takes
+{window} samples of {", ".join(CHANNELS)}; accelerations with gravity in them.
+Axes: {axes}. Wrist: {wrist or "not stated"}.
+Another unit, rate, wrist or way of wearing gives answers as confident as the right one, and wrong.
+
+## What it learnt from
+{_learnt_from(mean, scale, reference)}
+
+## Limits
+- It always names one of its classes, whatever the wearer does: there is no class for everything else.
+- A probability is the model's own confidence. Nobody has measured here how often it is right.
+- It knows no wearer: what it learnt from others need not hold for another build, age, handedness or habit.
+- Each window is judged by itself; an episode that lasts longer, or starts between windows, is not put together.
 
 ## Fidelity of the conversion
 Against the Keras model on {windows} random windows far wider than training data (p: probability of a class):
@@ -42,3 +59,17 @@ Against the Keras model on {windows} random windows far wider than training data
 |---|---|---|---|---|
 {rows}
 """
+
+
+def _learnt_from(
+    mean: Sequence[float], scale: Sequence[float], reference: Mapping[str, FeatureReference] | None
+) -> str:
+    text = "Who and how many wore it, doing what, its maker did not say."
+    if mean and scale:
+        rows = "\n".join(f"| {c} | {m:.3g} | {s:.3g} |" for c, m, s in zip(CHANNELS, mean, scale, strict=True))
+        text += " What its scaler tells of the training data (m/s² and deg/s):\n\n"
+        text += f"| channel | mean | spread |\n|---|---|---|\n{rows}"
+    if reference:
+        known = next(iter(reference.values()))
+        text += f"\n\nmanifest.json has the distribution of {len(reference)} features of {known.count:,} {known.of}."
+    return text
