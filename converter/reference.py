@@ -118,7 +118,7 @@ def _of_statistics(file: Path) -> dict[str, FeatureReference]:
         raise ReferenceRejected(f"{file}: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "content"
+        field = repr(".".join(map(str, first["loc"])) or "content")[1:-1]  # a key may hold a line break
         raise ReferenceRejected(f"{file}: {field}: {first['msg']}") from None
     except (ValueError, RecursionError) as error:
         raise ReferenceRejected(f"{file} is no JSON: {error}") from None

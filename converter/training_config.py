@@ -67,7 +67,7 @@ def read_training_config(
         file = _File.model_validate(json.loads(content))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "content"
+        field = repr(".".join(map(str, first["loc"])) or "content")[1:-1]  # a key may hold a line break
         raise ScalerRejected(f"{path}: {field}: {first['msg']}", hint=_HINT) from None
     except (ValueError, RecursionError) as error:
         raise ScalerRejected(f"{path} is no JSON: {error}", hint=_HINT) from None

@@ -131,7 +131,7 @@ def _validated(path: Path, content: dict[str, Any]) -> Manifest:
         return Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or MANIFEST_FILE
+        field = repr(".".join(map(str, first["loc"])) or MANIFEST_FILE)[1:-1]  # a key may hold a line break
         value = first["input"]
         found = f"{type(value).__name__} of {len(value)}" if isinstance(value, (dict, list)) else repr(value)
         raise BundleRejected(field, found, first["msg"], bundle=path) from None

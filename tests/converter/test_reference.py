@@ -83,6 +83,7 @@ STATISTICS = [
     ("in g", statistics(per_channel=IN_G), "expected near 9.81"),
     ("no count", statistics(metadata={}), "metadata.n_windows: Field required"),
     ("percentiles that fall", {"p5": 3, "p95": 1}, "quantiles must ascend"),
+    ("a key with a line break", statistics(per_channel={"A\nx": {}}), "per_channel.A\\nx.mean"),
     ("a percentile in words", {"p5": "low"}, "per_channel:"),
 ]
 

@@ -100,6 +100,12 @@ def test_a_field_that_is_wrong_is_named(bundle):
     assert "hop: found 0, expected Input should be greater than or equal to 1" in rejected(bundle.path)
 
 
+def test_a_field_whose_name_breaks_the_line_is_named_in_one_line(bundle):
+    content = json.loads((bundle.path / "manifest.json").read_text())
+    rewrite(bundle, variants=content["variants"] | {"a\nb": content["variants"]["float32"]})
+    assert "variants.a\\nb" in rejected(bundle.path)
+
+
 def test_a_member_cannot_be_outside_of_the_bundle(bundle):
     (bundle.path.parent / "secret").write_bytes(b"x")
     card = {"file": "../secret", "sha256": "0" * 64, "size": 1}
