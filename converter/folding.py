@@ -25,6 +25,8 @@ from converter.layers import (
     Node,
     Pool,
     Recurrent,
+    Repeat,
+    Reshape,
     Reverse,
     unwired,
     wired,
@@ -113,7 +115,10 @@ class _Graph:
         elif isinstance(layer, Pool | GlobalPool):
             if layer.kind == "max" and not (affine.scale > 0).all():
                 return False
-        elif not isinstance(layer, Crop | Reverse):
+        elif isinstance(layer, Reshape):
+            if layer.shape[-1] != len(affine.scale):
+                return False
+        elif not isinstance(layer, Crop | Repeat | Reverse):
             return False
         self._nodes[number] = (layer, (source,))
         self._nodes[taker] = (affine, (number,))

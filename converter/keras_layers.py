@@ -75,11 +75,13 @@ class Building:
 
     def __init__(self) -> None:
         self.layers: list[tuple[Layer, tuple[int, ...]]] = []
+        self.shapes: list[Shape] = []
 
     def add(self, layer: Layer, inputs: Sequence[Tensor], shape: Shape) -> Tensor:
         if min(shape, default=1) < 1 or math.prod(shape) > _ELEMENTS_MAX:
             raise Unsupported(f"its output would be {shape}")
         self.layers.append((layer, tuple(tensor.index for tensor in inputs)))
+        self.shapes.append(shape)
         return Tensor(len(self.layers) - 1, shape)
 
 
@@ -537,9 +539,13 @@ def _read_concatenate(reading: Reading) -> Read:
 # Recurrences
 
 
-def _cell(kind: str, config: Config, channels: int, weights: Weights, below: str) -> tuple[Cell, int]:
-    """With its units."""
+def _cell(kind: str, config: Config, shape: tuple[int, int], weights: Weights, below: str) -> tuple[Cell, int]:
+    """With its units. shape: (steps, channels) of its input."""
+    steps, channels = shape
     _require(config, stateful=False, return_state=False, time_major=False)
+    fused = kind == "LSTM" and (config.get("activation"), config.get("recurrent_activation")) == ("tanh", "sigmoid")
+    if steps > _UNROLLED_STEPS_MAX and not fused:
+        raise Unsupported(f"{steps} steps, each of which needs operators of its own; at most {_UNROLLED_STEPS_MAX}")
     units, use_bias = _natural(config, "units"), config.get("use_bias", True)
     activation = _activation(config, default="tanh")
     gate = "sigmoid" if kind == "SimpleRNN" else _activation(config, "recurrent_activation", "sigmoid")
@@ -572,13 +578,15 @@ def _read_recurrent(kind: str) -> "Reader":
     def read(reading: Reading) -> Read:
         steps, channels = reading.sequence()
         sequences, reverse = reading.flag("return_sequences", False), reading.flag("go_backwards", False)
-        cell, units = _cell(kind, reading.config, channels, reading.weights, "")
+        cell, units = _cell(kind, reading.config, (steps, channels), reading.weights, "")
         shape = (steps, units) if sequences else (units,)
         return reading.only(Recurrent(cell, None, sequences, reverse), shape, _recurrent_line(kind, reading.config))
 
     return read
 
 
+_UNROLLED_STEPS_MAX = 2048
+"""A minute at 34 Hz; each step is some 11 operators."""
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 _MERGE_MODES: dict[str, MergeKind] = {"sum": "add", "mul": "multiply", "ave": "average"}
 
@@ -602,7 +610,7 @@ def _read_bidirectional(reading: Reading) -> Read:
     if ways[0] == ways[1]:
         raise Unsupported("both of its layers read the sequence in the same direction")
     read = [
-        _cell(entry["class_name"], config, channels, reading.weights, below)
+        _cell(entry["class_name"], config, (steps, channels), reading.weights, below)
         for entry, config, below in zip(entries, configs, ("forward_layer/", "backward_layer/"), strict=True)
     ]
     (forward, forward_units), (backward, backward_units) = read
@@ -630,19 +638,36 @@ def _read_bidirectional(reading: Reading) -> Read:
 
 
 def _read_time_distributed(reading: Reading) -> Read:
-    """Of what computes on the last axis alone: there each step is for itself already."""
-    inner = reading.config["layer"]
-    if inner["class_name"] not in _EACH_STEP:
-        raise Unsupported(f"wraps {inner['class_name']}, expected {', '.join(_EACH_STEP)}")
+    """The inner layer is read for one step; what it becomes computes on the last axes, so all steps go through it."""
+    inner, (steps, *shape) = reading.config["layer"], reading.input.shape
+    if inner["class_name"] not in READERS or inner["class_name"] in _NOT_EACH_STEP:
+        raise Unsupported(f"wraps {inner['class_name']}")
     check_plain(inner)
-    if len(reading.input.shape) < 2:
+    if not shape:
         raise Unsupported(f"its input {reading.input.shape} has no steps")
+    one = Building()
     below = _Below(reading.weights, "layer/")
-    read = READERS[inner["class_name"]](Reading(reading.name, inner["config"], reading.inputs, below, reading.building))
-    return Read(read.outputs, f"TimeDistributed({read.line})")
+    read = READERS[inner["class_name"]](Reading(reading.name, inner["config"], [Tensor(-1, tuple(shape))], below, one))
+    at = reading.input
+    for (layer, _), own in zip(one.layers, one.shapes, strict=True):
+        at = reading.building.add(_each_step(layer, steps, own), [at], (steps, *own))
+    return Read([at], f"TimeDistributed({read.line})")
 
 
-_EACH_STEP = ("Dense", "Dropout", "Activation", "LeakyReLU", "ELU", "GaussianNoise", "GaussianDropout", "AlphaDropout")
+_NOT_EACH_STEP = ("InputLayer", "TimeDistributed", "Bidirectional", "LSTM", "GRU", "SimpleRNN", "PReLU")
+
+
+def _each_step(layer: Layer, steps: int, shape: Shape) -> Layer:
+    """The layer with one more axis before those that it knows. shape: of its output for one step."""
+    match layer:
+        case Flatten() | Reshape():
+            return Reshape((steps, *shape))
+        case LayerNorm():
+            axes = tuple(axis + 1 for axis in layer.axes)
+            return LayerNorm(axes, layer.epsilon, layer.scale[np.newaxis], layer.shift[np.newaxis])
+        case Affine() | Dense() | Activate() | Conv1d() | Depthwise1d() | Pool() | GlobalPool():
+            return layer
+    raise Unsupported(f"its layer becomes a {type(layer).__name__}, which takes one sequence")
 
 
 @dataclass(frozen=True, slots=True)

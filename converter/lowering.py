@@ -4,6 +4,7 @@ Operator inputs, their order and their versions: tensorflow/lite/kernels/{unidir
 conv,depthwise_conv,pooling}.cc and tensorflow/lite/tools/versioning/op_version.cc.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
@@ -175,9 +176,9 @@ class _Lowering:
         return self.graph.operate("RESHAPE", [at, target], shape, options="ReshapeOptions", newShape=list(shape))
 
     def pad(self, at: int, before: int, after: int) -> int:
-        _, steps, channels = self.graph.shape(at)
-        ends = self._whole("padding", [[0, 0], [before, after], [0, 0]])
-        return self.graph.operate("PAD", [at, ends], (1, before + steps + after, channels), options="PadOptions")
+        *outer, steps, channels = self.graph.shape(at)
+        ends = self._whole("padding", [*([0, 0] for _ in outer), [before, after], [0, 0]])
+        return self.graph.operate("PAD", [at, ends], (*outer, before + steps + after, channels), options="PadOptions")
 
     def steps(self, at: int, first: int, count: int) -> int:
         _, _, channels = self.graph.shape(at)
@@ -232,13 +233,14 @@ class _Lowering:
     # Pooling
 
     def pool(self, at: int, layer: Pool) -> int:
-        _, steps, channels = self.graph.shape(at)
+        *outer, steps, channels = self.graph.shape(at)
+        rows = math.prod(outer)
         same = layer.padding == "same"
         out = -(-steps // layer.stride) if same else (steps - layer.size) // layer.stride + 1
         at = self.graph.operate(
             f"{layer.kind.upper()}_POOL_2D",
-            [self.reshape(at, (1, 1, steps, channels))],
-            (1, 1, out, channels),
+            [self.reshape(at, (rows, 1, steps, channels))],
+            (rows, 1, out, channels),
             options="Pool2DOptions",
             padding=schema.Padding.SAME if same else schema.Padding.VALID,
             strideW=layer.stride,
@@ -246,34 +248,35 @@ class _Lowering:
             filterWidth=layer.size,
             filterHeight=1,
         )
-        return self.reshape(at, (1, out, channels))
+        return self.reshape(at, (*outer, out, channels))
 
     def global_pool(self, at: int, layer: GlobalPool) -> int:
-        return self.mean(at, [1], keep=layer.keep, operator="MEAN" if layer.kind == "average" else "REDUCE_MAX")
+        over = [len(self.graph.shape(at)) - 2]
+        return self.mean(at, over, keep=layer.keep, operator="MEAN" if layer.kind == "average" else "REDUCE_MAX")
 
     # Convolutions and dense layers
 
     def _activate(self, at: int, activation: Activation) -> int:
         return at if activation in _FUSED else activate(self.graph, at, Activate(activation))
 
-    def _row(self, at: int, layer: Conv1d | Depthwise1d) -> tuple[int, int]:
-        """The padded sequence as an image of one row; and how many steps come out."""
+    def _rows(self, at: int, layer: Conv1d | Depthwise1d) -> tuple[int, list[int], int]:
+        """The padded sequences as images of one row each; the sides before the steps; how many steps come out."""
         if layer.pad != (0, 0):
             at = self.pad(at, *layer.pad)
-        _, steps, channels = self.graph.shape(at)
+        *outer, steps, channels = self.graph.shape(at)
         out = (steps - (len(layer.kernel) - 1) * layer.dilation - 1) // layer.stride + 1
-        return self.reshape(at, (1, 1, steps, channels)), out
+        return self.reshape(at, (math.prod(outer), 1, steps, channels)), outer, out
 
     def conv1d(self, at: int, layer: Conv1d) -> int:
         """As a two-dimensional convolution over one row."""
         graph, name = self.graph, self._name("conv")
         filters = len(layer.bias)
-        at, out = self._row(at, layer)
+        at, outer, out = self._rows(at, layer)
         kernel = graph.constant(f"{name}/kernel", layer.kernel.transpose(2, 0, 1)[:, np.newaxis])
         at = graph.operate(
             "CONV_2D",
             [at, kernel, graph.constant(f"{name}/bias", layer.bias)],
-            (1, 1, out, filters),
+            (math.prod(outer), 1, out, filters),
             options="Conv2DOptions",
             padding=schema.Padding.VALID,
             strideW=layer.stride,
@@ -281,18 +284,18 @@ class _Lowering:
             dilationWFactor=layer.dilation,
             fusedActivationFunction=_FUSED.get(layer.activation, _NOT_FUSED),
         )
-        return self._activate(self.reshape(at, (1, out, filters)), layer.activation)
+        return self._activate(self.reshape(at, (*outer, out, filters)), layer.activation)
 
     def depthwise(self, at: int, layer: Depthwise1d) -> int:
         graph, name = self.graph, self._name("depthwise")
         taps, _, multiplier = layer.kernel.shape
         width = len(layer.bias)
-        at, out = self._row(at, layer)
+        at, outer, out = self._rows(at, layer)
         kernel = graph.constant(f"{name}/kernel", layer.kernel.reshape(1, 1, taps, width))
         at = graph.operate(
             "DEPTHWISE_CONV_2D",
             [at, kernel, graph.constant(f"{name}/bias", layer.bias)],
-            (1, 1, out, width),
+            (math.prod(outer), 1, out, width),
             version=_DEPTHWISE_DILATED if layer.dilation > 1 else _DEPTHWISE,
             options="DepthwiseConv2DOptions",
             padding=schema.Padding.VALID,
@@ -303,7 +306,7 @@ class _Lowering:
             dilationHFactor=1,
             fusedActivationFunction=_FUSED.get(layer.activation, _NOT_FUSED),
         )
-        return self._activate(self.reshape(at, (1, out, width)), layer.activation)
+        return self._activate(self.reshape(at, (*outer, out, width)), layer.activation)
 
     def dense(self, at: int, layer: Dense) -> int:
         shape = self.graph.shape(at)

@@ -195,6 +195,21 @@ def pooled_normalizations(x: Any) -> Any:
     return layers.BatchNormalization()(layers.Flatten()(layers.GaussianDropout(0.2)(x)))
 
 
+def parts_of_a_window(x: Any) -> Any:
+    """CNN-LSTM: each part of the window through the same convolutions, then a recurrence over the parts."""
+    from keras import layers
+
+    def each(layer: Any, x: Any) -> Any:
+        return layers.TimeDistributed(layer)(x)
+
+    x = layers.Reshape((4, 10, 6))(layers.BatchNormalization()(x))
+    x = each(layers.Conv1D(8, 3, activation="relu"), x)
+    x = each(layers.SeparableConv1D(8, 3, padding="same"), each(layers.BatchNormalization(), x))
+    x = each(layers.MaxPooling1D(2), each(layers.LayerNormalization(), each(layers.ReLU(), x)))
+    long, short = each(layers.Flatten(), x), each(layers.GlobalAveragePooling1D(), x)
+    return layers.LSTM(8)(layers.Concatenate()([long, each(layers.Dense(4, activation="tanh"), short)]))
+
+
 def twins(x: Any) -> Any:
     """One model for both of two views, groups of channels apart; a model inside the model."""
     import keras
@@ -232,6 +247,7 @@ MODELS: dict[str, tuple[Body, tuple[int, int], int]] = {  # body, (window, chann
     "weighted pooling": (weighted_pooling, (40, 6), 4),
     "activations": (many_activations, (20, 6), 4),
     "normalizations and pooling": (pooled_normalizations, (40, 6), 4),
+    "parts of a window": (parts_of_a_window, (40, 6), 4),
     "twins": (twins, (30, 6), 4),
 }
 KEPT = {
