@@ -207,8 +207,7 @@ class Daemon:
             infer=self._infer,
             snapshot_rows=config.stream.snapshot_rows,
         )
-        for row in self.store.journal_after(settings.id, stream.row):
-            pipeline.replay(row)
+        pipeline.replay(self.store.journal_after(settings.id, stream.row))
         return Wearable(settings, pipeline, self.writer, self.clock)
 
     async def _infer(self, windows: Float32) -> Float32:

@@ -7,7 +7,7 @@ as it was when the last of these was made.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,22 +79,34 @@ class Pipeline:
         self._steps: deque[_Step] = deque()
         self._stepped = asyncio.Event()
         self._acknowledgements: deque[Acknowledge] = deque()
+        self._durable: dict[int, int] = {}
         self._deliver: Callable[[Event], None] = lambda _: None
 
-    def attach(self, deliver: Callable[[Event], None]) -> None:
-        """Connects the conversation that acknowledgements and credit go to, and tells it what is durable already."""
-        self._deliver = deliver
-        for session, coverage in self.stream.coverage().items():
-            deliver(Durable(session, coverage.contiguous_end(0)))
+    def replay(self, rows: Iterable[JournalRow]) -> None:
+        """The journal since the snapshot, from before this start; what is committed already is not done again.
 
-    def replay(self, row: JournalRow) -> None:
-        """A row of the journal from before this start; what is committed of it already is not done again."""
-        self._advance(row)
+        All of it is on the medium. No snapshot is taken on the way: it would forget progress made beyond it.
+        """
+        for row in rows:
+            self._advance(row)
+        self._acknowledgements.clear()
+        self._durable = {session: c.contiguous_end(0) for session, c in self.stream.coverage().items()}
+
+    def attach(self, deliver: Callable[[Event], None]) -> None:
+        """Connects the conversation that acknowledgements and credit go to, and tells it what is durable already.
+
+        The stream may know of more: what it was told and the writer has not committed.
+        """
+        self._deliver = deliver
+        for session, index in self._durable.items():
+            deliver(Durable(session, index))
 
     def observe(self, kind: Kind, payload: bytes, at: Instant) -> None:
         """Journals an observation and derives from it. Raises StoreFull; then the observation is nowhere."""
         row = self._writer.journal(self.wearable, kind, payload, at)
         self._advance(JournalRow(row, self.wearable, kind, payload, at))
+        if self._since_snapshot >= self._snapshot_rows:
+            self.take_snapshot()
 
     def _advance(self, row: JournalRow) -> None:
         for output in self.stream.advance(row):
@@ -103,8 +115,6 @@ class Pipeline:
             else:
                 self._steps.append(output)
         self._since_snapshot += 1
-        if self._since_snapshot >= self._snapshot_rows:
-            self.take_snapshot()
         if self._steps:
             self._stepped.set()
 
@@ -121,6 +131,7 @@ class Pipeline:
         while self._acknowledgements and self._acknowledgements[0].row <= row:
             acknowledge = self._acknowledgements.popleft()
             newest[acknowledge.session] = acknowledge.index
+        self._durable |= newest
         for session, index in newest.items():
             self._deliver(Durable(session, index))
         self._offer_room()

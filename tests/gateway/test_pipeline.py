@@ -120,9 +120,7 @@ def opened(submissions, snapshot_rows):
         infer=infer,
         snapshot_rows=snapshot_rows,
     )
-    for item in list(submissions):
-        if isinstance(item, JournalRow) and item.row > stream.row:
-            pipeline.replay(item)
+    pipeline.replay([item for item in submissions if isinstance(item, JournalRow) and item.row > stream.row])
     return pipeline
 
 
@@ -242,7 +240,11 @@ def test_the_wearable_is_told_to_erase_only_what_is_durable_and_unbroken():
         pipeline.observe(Kind.FRAME, frame(19, 19), at)
         pipeline.committed(5)
         assert [e for e in told if isinstance(e, Durable)] == [Durable(SESSION, 19), Durable(SESSION, 57)]
-        again = opened(Submissions(submissions), 1000)
+        pipeline.observe(Kind.FRAME, frame(57, 19), at)
+        told.clear()
+        pipeline.attach(told.append)  # a new link, while the last frame is in nobody's hands but the writer's
+        assert told == [Durable(SESSION, 57)]
+        again = opened(Submissions(submissions[:-1]), 1000)
         told.clear()
         again.attach(told.append)
         assert told == [Durable(SESSION, 57)]
