@@ -1,15 +1,20 @@
 """Functional models and .h5 files that are refused, and in which words."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from converter.errors import ModelRejected
+from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
+from converter.lowering import WeightFormat, lower
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving", "ignore:__array__ implementation:DeprecationWarning")
 
@@ -199,3 +204,49 @@ def test_a_damaged_h5_file_is_refused(tmp_path):
     with h5py.File(path, "r+") as file:
         del file.attrs["model_config"]
     assert "it holds weights without the model" in str(refusal(path))
+
+
+@pytest.fixture(scope="module")
+def functional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Branches, a model inside, an operation, two calls of one layer."""
+    import keras
+    from keras import layers
+
+    x = entry()
+    inner = keras.Sequential([keras.Input((12, 3)), layers.Conv1D(3, 3, padding="same"), layers.LayerNormalization()])
+    twice = layers.TimeDistributed(layers.Dense(3))
+    y = layers.Concatenate()([twice(inner(x)), twice(x), layers.Bidirectional(layers.GRU(2, return_sequences=True))(x)])
+    path = tmp_path_factory.mktemp("functional") / "model.keras"
+    keras.Model(x, head(layers.MaxPooling1D(2)(0.5 * y + y))).save(path)
+    return path
+
+
+SOMETHING = st.sampled_from(
+    [None, True, -1, 0, 3, 1.5, float("nan"), "", "tanh", "window", [], [0], {}, {"config": {}}]
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional, tmp_path):
+    """Whatever stands in place of one value of the configuration, however deep."""
+    with zipfile.ZipFile(functional) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(contents["config.json"])
+    at: Any = config["config"]
+    while True:
+        key = data.draw(st.sampled_from(sorted(at)) if isinstance(at, dict) else st.integers(0, len(at) - 1))
+        if not isinstance(at[key], dict | list) or not at[key] or data.draw(st.integers(0, 9)) == 0:
+            break
+        at = at[key]
+    at[key] = data.draw(SOMETHING)
+    path = tmp_path / "changed.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (contents | {"config.json": json.dumps(config).encode()}).items():
+            archive.writestr(name, content)
+    try:
+        network = read_keras_file(path).network
+    except ModelRejected:
+        refusal(path)
+    else:
+        lower(fold_affines(network.layers), window=12, channels=3, weights=WeightFormat.FLOAT32)
