@@ -55,6 +55,9 @@ _TIME = struct.Struct("<IHI")
 _STARTED = struct.Struct("<Q")
 _COUNT_LIMIT = (-32768, 32767)
 
+ACC_SCALE_MAX_M_S2, GYRO_SCALE_MAX_DEG_S = 1.0, 1.0
+"""A count. 16 bits then reach 3,341 g and 32,768 deg/s, far beyond any wrist and any sensor for it."""
+
 CREDIT_FRAMES = 64
 """Backlog frames under way at once: 16 kB, many round trips of 50 ms at the rate of a good link."""
 FRAME_BYTES_MAX = 16 + 19 * SAMPLE_BYTES
@@ -174,9 +177,11 @@ class Config:
         if len(payload) != _CONFIG.size:
             raise FrameError(NAME, f"Config: {len(payload)} bytes, expected {_CONFIG.size}", payload)
         cfg_id, n, _, rate_mhz, _, _, acc, gyro = _CONFIG.unpack(payload)
-        if not (np.isfinite(acc) and np.isfinite(gyro) and acc > 0 and gyro > 0 and rate_mhz):
-            found = f"scales {acc} and {gyro}, rate {rate_mhz} mHz"
-            raise FrameError(NAME, f"Config: {found}; all must be above 0", payload)
+        # a NaN fails both comparisons
+        if not (0 < acc <= ACC_SCALE_MAX_M_S2 and 0 < gyro <= GYRO_SCALE_MAX_DEG_S and rate_mhz):
+            found = f"scales {acc:g} m/s² and {gyro:g} deg/s a count, rate {rate_mhz} mHz"
+            limits = f"at most {ACC_SCALE_MAX_M_S2:g} and {GYRO_SCALE_MAX_DEG_S:g}"
+            raise FrameError(NAME, f"Config: {found}; all must be above 0, the scales {limits}", payload)
         return cls(cfg_id, n, rate_mhz, acc, gyro)
 
 
@@ -297,12 +302,14 @@ class ReferenceConversation:
         self._have = {session: coverage.copy() for session, coverage in have.items()}
         self._durable: dict[int, int] = {}
         self._room_bytes: int | None = None
+        self._cfg_ids: set[int] = set()
+        """Of all links: the ring may hold frames of an earlier Config, and the decoder remembers that too."""
         self._reset()
 
     def _reset(self) -> None:
         self._info: Info | None = None
         self._sessions: dict[int, int] = {}
-        self._cfg_ids: set[int] = set()
+        self._configured = False
         self._live = False
         self._controls: deque[bytes] = deque()
         self._asked: bytes | None = None
@@ -397,9 +404,9 @@ class ReferenceConversation:
         if config.rate_mhz != round(RATE_HZ * 1000):
             rate = f"the wearable samples at {config.rate_mhz / 1000:g} Hz, the model's grid is {RATE_HZ:g} Hz"
             return [Fault("rate", rate, fatal=True)]
-        first = not self._cfg_ids
         self._cfg_ids.add(config.cfg_id)
-        if first and not self._live:
+        if not self._configured:
+            self._configured = True
             self._time_reads_left = TIME_READS
             self._time_due_ns = now_ns + int(TIME_EVERY_S * 1e9)
             self._controls.append(bytes([Op.START_LIVE]))
@@ -427,9 +434,11 @@ class ReferenceConversation:
         session = self._sessions.get(header.session16)
         if session is None:
             return [Fault("unknown_session", f"frame of session {header.session16:04x}, not in Info"), Read(INFO)]
-        if header.type is not FrameType.GAP and header.cfg_id not in self._cfg_ids:
-            return [Fault("unknown_config", f"frame with cfg_id {header.cfg_id}"), Read(CONFIG)]
         commands: list[Command] = []
+        if header.type is not FrameType.GAP and header.cfg_id not in self._cfg_ids:
+            # Journalled all the same: the decoder may know this Config from before this start.
+            commands.append(Fault("unknown_config", f"frame with cfg_id {header.cfg_id}"))
+            self._cfg_ids.add(header.cfg_id)
         first, end = header.first, header.first + extent(header, payload)
         have = self._have[session]
         known_end = have.ranges[-1][1] if have.ranges else 0

@@ -133,3 +133,30 @@ def test_another_rate_than_the_grids_is_refused_in_words():
     (fault,) = conversation.handle(ReadDone(CONFIG, slow, 0), 0)
     assert fault.fatal
     assert "26 Hz, the model's grid is 50 Hz" in fault.detail
+
+
+@pytest.mark.parametrize(
+    "scales", [(3e38, 0.06), (float("nan"), 0.06), (0.0, 0.06), (-0.01, 0.06), (0.01, float("inf"))]
+)
+def test_scales_that_no_sensor_has_are_refused_before_they_reach_the_model(scales):
+    config = struct.pack("<BBHIHHff", 1, 19, 0, 50_000, 8, 2000, *scales)
+    with pytest.raises(FrameError, match="all must be above 0, the scales at most 1 and 1"):
+        ReferenceDecoder().decode(Kind.CONFIG, config)
+    conversation = profile_of("reference").conversation({})
+    conversation.handle(Connected(), 0)
+    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
+    (fault,) = conversation.handle(ReadDone(CONFIG, config, 0), 0)
+    assert fault.fatal
+
+
+def test_the_backlog_of_an_earlier_config_is_taken_after_a_reconnect():
+    conversation, made = profile_of("reference").conversation({}), decoder()
+    conversation.handle(Connected(), 0)
+    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
+    other = struct.pack("<BBHIHHff", 9, 19, 0, 50_000, 16, 2000, 0.005, 0.0625)
+    conversation.handle(ReadDone(CONFIG, other, 0), 0)
+    made.decode(Kind.CONFIG, other)
+    commands = conversation.handle(Notified(BACKLOG, GOLDEN), 0)  # of Config 1, read before this start of the gateway
+    assert Observe(Kind.FRAME, GOLDEN) in commands
+    (block,) = made.decode(Kind.FRAME, GOLDEN)
+    assert block.values[0] == pytest.approx([-0.11768, 0.33343, 9.78704, 10, -250, 0.5], abs=5e-6)
