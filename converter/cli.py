@@ -5,14 +5,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converter.cli_checks import INSPECT, PACK, VERIFY, add_inspect, add_pack, add_verify
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import is_signed_axes
 from gateway.errors import GatewayError, InputRejected
+
+if TYPE_CHECKING:
+    from converter.gate import Times
+
+_BAR = 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,16 +63,38 @@ _EPILOG = "SOURCE_DATE_EPOCH, where set, becomes the time of creation. The same 
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    from converter.convert import PARITY_WINDOWS, PARITY_WINDOWS_MIN
-    from converter.lowering import WeightFormat
+    from converter.convert import PARITY_WINDOWS, PARITY_WINDOWS_MIN, VARIANTS, VariantName
+    from converter.gate import MIN_AGREEMENT
 
-    every = ",".join(WeightFormat)
     add = parser.add_argument
     add("model", metavar="MODEL.keras", type=Path, help="the model, as Keras 3 saved it")
     add("--scaler", metavar="CONFIG.json", type=Path, required=True, help="the training's JSON: scaler, labels, window")
     add("--out", metavar="BUNDLE/", type=Path, required=True, help="the folder to write; must not exist yet")
     add("--force", action="store_true", help="replace a bundle that stands there")
-    add("--variants", metavar="A,B", type=_names, default=every, help=f"which to write (default: {every})")
+    add(
+        "--variants",
+        metavar="A,B",
+        type=_names,
+        default=list(VARIANTS),
+        help=f"which to write, of {', '.join(VariantName)} (default: {','.join(VARIANTS)}); mixed is searched for, "
+        "weight by weight, and takes the longest",
+    )
+    add(
+        "--min-agreement",
+        metavar="SHARE",
+        type=float,
+        default=MIN_AGREEMENT,
+        help="of the windows with Keras's top class, in each set; the smallest variant that has it becomes the default "
+        f"one (default: {MIN_AGREEMENT})",
+    )
+    add(
+        "--probe",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="compare on the windows of this recording too (.csv, .parquet; .xlsx twice), in the model's frame",
+    )
     add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
     add("--name", help="of the model (default: the file's)")
     add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
@@ -106,9 +134,9 @@ def _axes(text: str) -> str:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from converter.convert import convert
+    from converter.convert import Measured, convert
 
-    steps = _Steps()
+    steps, measured = _Steps(), Measured()
     bundle = convert(
         args.model,
         args.scaler,
@@ -120,29 +148,44 @@ def _convert(args: argparse.Namespace) -> int:
         frame_description=args.frame_description,
         wrist=args.wrist,
         parity_windows=args.parity_windows,
+        min_agreement=args.min_agreement,
+        probe=args.probe,
         seed=args.seed,
         card=None if args.model_card is None else _text(args.model_card),
         reference=args.reference,
         created_utc=_source_date(os.environ.get("SOURCE_DATE_EPOCH")),
         replace=args.force,
         progress=steps.begin,
+        advanced=steps.advance,
+        measured=measured,
     )
     steps.begin("done")
     if args.json:
-        print(json.dumps(_summary(bundle), indent=1))
+        print(json.dumps(_summary(bundle, measured.times), indent=1))
     else:
-        _print_table(bundle)
+        _print_table(bundle, measured.times)
     return 0
 
 
 class _Steps:
-    """On stderr, each with the time since the start."""
+    """On stderr, each with the time since the start; on a terminal with a bar for how far it is."""
 
     def __init__(self) -> None:
         self._started_s = time.monotonic()
+        self._drawn = False
 
     def begin(self, step: str) -> None:
+        if self._drawn:
+            print("\r\x1b[K", end="", file=sys.stderr)
+            self._drawn = False
         print(f"[{time.monotonic() - self._started_s:5.1f} s] {step}", file=sys.stderr, flush=True)
+
+    def advance(self, done: int, total: int) -> None:
+        if sys.stderr.isatty() and total:
+            filled = round(_BAR * done / total)
+            bar = "#" * filled + "." * (_BAR - filled)
+            print(f"\r          [{bar}] {done} of {total}", end="", file=sys.stderr, flush=True)
+            self._drawn = True
 
 
 def _text(file: Path) -> str:
@@ -163,31 +206,52 @@ def _source_date(text: str | None) -> datetime | None:
         raise InputRejected(f"SOURCE_DATE_EPOCH is {text!r}, expected seconds since 1970") from None
 
 
-def _summary(bundle: Bundle) -> dict[str, object]:
+def _summary(bundle: Bundle, times: Mapping[str, "Times"]) -> dict[str, object]:
     manifest = bundle.manifest
     return {
         "bundle": str(bundle.path),
         "digest": bundle.digest,
         "default_variant": manifest.default_variant,
         "default_reason": manifest.default_reason,
-        "variants": {name: variant.model_dump(mode="json") for name, variant in manifest.variants.items()},
+        "variants": {
+            name: {
+                **variant.model_dump(mode="json"),
+                "warm_ms": round(times[name].warm_ms, 3),
+                "cold_ms": round(times[name].cold_ms, 3),
+            }
+            for name, variant in manifest.variants.items()
+        },
     }
 
 
-def _print_table(bundle: Bundle) -> None:
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _print_table(bundle: Bundle, times: Mapping[str, "Times"]) -> None:
+    """A row for each variant and set of windows."""
     from rich.console import Console
     from rich.table import Table
 
     manifest = bundle.manifest
-    table = Table("variant", title=f"{manifest.model.name}: {bundle.path}")
-    for column in ("bytes", "windows", "same top class", "max |dp|", "p99 |dp|", "mean |dp|"):
+    table = Table("variant", "windows", title=f"{manifest.model.name}: {bundle.path}")
+    for column in ("bytes", "same top", "clear", "worst class", "max |dp|", "p99 |dp|", "mean |dp|", "ms", "ms cold"):
         table.add_column(column, justify="right")
     for name, variant in manifest.variants.items():
-        parity = variant.parity
-        figures = (f"{value:.1e}" for value in (parity.dp_max, parity.dp_p99, parity.dp_mean))
-        mark = " (default)" if name == manifest.default_variant else ""
-        table.add_row(name + mark, f"{variant.size:,}", f"{parity.windows:,}", f"{parity.top1_agreement:.2%}", *figures)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+        first = [f"{variant.size:,}", f"{times[name].warm_ms:.2f}", f"{times[name].cold_ms:.2f}"]
+        mark = " *" if name == manifest.default_variant else ""
+        for where, parity in {"walks": variant.parity, **variant.probes}.items():
+            size, *spent = first
+            table.add_row(
+                name + mark,
+                f"{parity.windows:,} {where}",
+                size,
+                *(_percent(s) for s in (parity.top1_agreement, parity.clear_agreement, parity.worst_class_agreement)),
+                *(f"{value:.1e}" for value in (parity.dp_max, parity.dp_p99, parity.dp_mean)),
+                *spent,
+            )
+            first, name, mark = [""] * 3, "", ""
+    console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
     console.print(f"default {manifest.default_variant}: {manifest.default_reason}", highlight=False)
     console.print(f"digest {bundle.digest}", highlight=False)

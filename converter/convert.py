@@ -1,37 +1,91 @@
 """From a .keras file and its scaler to a bundle whose fidelity has been measured."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from converter.folding import fold_affines
+from converter.gate import MIN_AGREEMENT, Times, choose_default, runtimes_of, window_times
 from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
 from converter.model_card import model_card as default_card
-from converter.parity import choose_default, compare, keras_probabilities, random_windows, require_float_parity
+from converter.parity import (
+    Advanced,
+    compare,
+    keras_probabilities,
+    require_float_parity,
+    rounded,
+    silent,
+    variant_probabilities,
+)
+from converter.probes import EXTREMES_SHARE, WALKS, probe_sets
+from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from converter.reference import read_reference
+from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
 from converter.tflite import checked_operators
-from converter.training_config import read_training_config
+from converter.training_config import TrainingConfig, read_training_config
 from gateway.bundle import Bundle, FeatureReference, Manifest, check_target, write_bundle
-from gateway.bundle.manifest import Member, Model, Preprocessing, Provenance, Variant
+from gateway.bundle.manifest import (
+    Member,
+    Model,
+    Parity,
+    Preprocessing,
+    Provenance,
+    StorageCost,
+    Variant,
+    WeightStorage,
+)
 from gateway.bundle.writing import member
 from gateway.errors import InputRejected
-from gateway.inference.interpreter import LiteRtInterpreter
-from gateway.inference.predictor import Predictor
-from gateway.motion.samples import CHANNELS
+from gateway.motion.samples import CHANNELS, Float32
 
-PARITY_WINDOWS = 1000
+PARITY_WINDOWS = 3000
 PARITY_WINDOWS_MIN = 300
 MODEL_CARD_FILE = "model_card.md"
 UNITS = ("m/s^2",) * 3 + ("deg/s",) * 3
 _LIBRARIES = ("numpy", "keras", "tensorflow", "ai-edge-litert")
 
+_SEARCH_SEEDS = 1_000_000
+"""From the seed of the windows that judge to that of the search's."""
+
 Progress = Callable[[str], None]
+
+
+class VariantName(StrEnum):
+    """The most exact one first.
+
+    MIXED: each weight as small as the search found that it can be. DYNAMIC: TFLite's dynamic range quantization, int8
+    weights everywhere and activations quantized by the kernels as they come; for comparison.
+    """
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    MIXED = "mixed"
+    DYNAMIC = "dynamic"
+
+
+VARIANTS = (VariantName.FLOAT32, VariantName.MIXED, VariantName.DYNAMIC)
+"""What is written where nobody chooses."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What was measured on the way, by set of windows and by variant; probabilities are (n, classes).
+
+    times: of this machine, which is why no bundle holds them: the same input makes the same bundle.
+    """
+
+    keras: dict[str, Float32] = field(default_factory=dict)
+    answers: dict[str, dict[str, Float32]] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
 
 
 def convert(
@@ -39,13 +93,15 @@ def convert(
     scaler: str | Path,
     out: str | Path,
     *,
-    variants: Sequence[str] = tuple(WeightFormat),
+    variants: Sequence[str] = VARIANTS,
     labels: Sequence[str] | None = None,
     name: str | None = None,
     frame: str | None = None,
     frame_description: str = "",
     wrist: Literal["left", "right", "either"] | None = None,
     parity_windows: int = PARITY_WINDOWS,
+    min_agreement: float = MIN_AGREEMENT,
+    probe: Sequence[str | Path] = (),
     seed: int = 1,
     card: str | None = None,
     drift_reference: Mapping[str, FeatureReference | Mapping[str, Any]] | None = None,
@@ -53,18 +109,24 @@ def convert(
     created_utc: datetime | None = None,
     replace: bool = False,
     progress: Progress = lambda _: None,
+    advanced: Advanced = silent,
+    measured: Measured | None = None,
 ) -> Bundle:
     """Writes the bundle `out` and returns it; nothing is written until all of it is made and measured.
 
     model: .keras; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the outputs.
-    parity_windows: how many random windows (of `seed`) every variant is measured on. card: Markdown, instead of the
-    general one. reference: files to make the drift reference from, instead of one that is given. replace: a bundle that
-    stands at `out`. progress: told each step before it begins.
+    parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
+    the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
+    Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
+    given. replace: a bundle that stands at `out`. progress: told each step before it begins; advanced: how far it is.
+    measured: is filled, for a report.
     Raises ModelRejected, ScalerRejected, TargetRejected, InputRejected; ConversionFailed where the float32 model does
     not say what Keras says.
     """
     model, out = Path(model), Path(out)
-    formats = _formats(variants)
+    names = _names(variants)
+    if not 0 < min_agreement <= 1:
+        raise InputRejected(f"an agreement of {min_agreement:g} is asked for, expected above 0 and at most 1")
     if parity_windows < PARITY_WINDOWS_MIN:
         raise InputRejected(f"parity on {parity_windows} windows, expected {PARITY_WINDOWS_MIN} or more")
     check_target(out, replace=replace)
@@ -79,26 +141,55 @@ def convert(
         drift_reference = read_reference(reference, window=network.window, hop=config.hop, rate_hz=config.rate_hz)
     progress("folding the scaler and batch normalizations, writing the graphs")
     folded = fold_affines([config.scaler(), *network.layers])
-    # float32 is always made: that it says what Keras says is the proof of reading and folding.
-    files = {kind: lower(folded, **shape, weights=kind) for kind in dict.fromkeys((WeightFormat.FLOAT32, *formats))}
+    exact = lower(folded, **shape, weights=WeightFormat.FLOAT32)
 
-    progress(f"asking the Keras model about {parity_windows} random windows")
-    windows = random_windows(parity_windows, window=network.window, config=config, seed=seed)
-    wanted = keras_probabilities(model, windows, config)
-    parities = {}
-    for kind, content in files.items():
-        progress(f"asking the {kind} variant")
-        predictor = Predictor(
-            LiteRtInterpreter(content), window=network.window, channels=CHANNELS, labels=config.labels
-        )
-        parities[kind] = compare(predictor.predict(windows), wanted, seed=seed)
-        if kind is WeightFormat.FLOAT32:
-            require_float_parity(parities[kind])
+    progress("making the windows to compare on")
+    sets = probe_sets(
+        parity_windows, window=network.window, config=config, seed=seed, recording=[Path(file) for file in probe]
+    )
+    searched = _search_windows(network.window, config, seed if VariantName.MIXED in names else None)
+    asked = np.concatenate([*sets.values(), searched])
+    progress(f"asking the Keras model about {len(asked)} windows")
+    edges = np.cumsum([len(windows) for windows in sets.values()])
+    *parts, search_reference = np.split(keras_probabilities(model, asked, config), edges)
+    kept = Measured() if measured is None else measured
+    kept.keras.update(zip(sets, parts, strict=True))
+
+    def ask(name: str, content: bytes) -> None:
+        progress(f"asking the {name} variant")
+        answers = variant_probabilities(content, asked[: edges[-1]], advanced=advanced)
+        kept.answers[name] = dict(zip(sets, np.split(answers, edges[:-1]), strict=True))
+
+    ask(VariantName.FLOAT32, exact)  # always: that it says what Keras says is the proof of reading and folding
+    for where, wanted in kept.keras.items():
+        require_float_parity(kept.answers[VariantName.FLOAT32][where], wanted, where=where)
+    files: dict[VariantName, bytes] = {}
+    found: Found | None = None
+    for kind in names:
+        if kind is VariantName.MIXED:
+            progress(f"searching how small each weight can be, on {len(searched)} windows")
+            found = search(
+                exact,
+                search_reference,
+                lambda content: variant_probabilities(content, searched),
+                min_agreement=min_agreement,
+                advanced=advanced,
+            )
+        files[kind] = found.model if kind is VariantName.MIXED and found is not None else _stored(exact, kind)
+        if kind is not VariantName.FLOAT32:
+            ask(kind, files[kind])
+        kept.times[kind] = window_times(files[kind], sets[WALKS])
 
     progress(f"writing {out}")
     title = name or model.stem
-    written = {kind.value: parities[kind] for kind in formats}
-    default, reason = choose_default(written)
+    parities = {
+        kind.value: {
+            where: compare(kept.answers[kind][where], wanted, seed=seed, labels=config.labels)
+            for where, wanted in kept.keras.items()
+        }
+        for kind in names
+    }
+    written = {kind.value: parity[WALKS] for kind, parity in zip(names, parities.values(), strict=True)}
     text = card or default_card(
         name=title,
         labels=config.labels,
@@ -111,10 +202,17 @@ def convert(
         scale=config.scale,
         reference=_drift_reference(drift_reference),
     )
-    contents = {f"{kind}.tflite": files[kind] for kind in formats} | {MODEL_CARD_FILE: text.encode()}
-    test_content, test = make_self_test(windows, wanted, {kind.value: files[kind] for kind in formats})
+    contents = {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
+    test_content, test = make_self_test(sets[WALKS], kept.keras[WALKS], {kind.value: files[kind] for kind in names})
     contents[test.file] = test_content
     members = {file: member(file, content) for file, content in contents.items()}
+    entries = {
+        kind.value: _variant(
+            members[f"{kind}.tflite"], files[kind], parities[kind], found if kind is VariantName.MIXED else None
+        )
+        for kind in names
+    }
+    default, reason = choose_default(entries, min_agreement=min_agreement)
     try:
         manifest = Manifest(
             model=Model(
@@ -134,7 +232,7 @@ def convert(
             frame_description=frame_description,
             wrist=wrist,
             preprocessing=Preprocessing(mean=config.mean, scale=config.scale, source_sha256=config.sha256),
-            variants={kind.value: _variant(members[f"{kind}.tflite"], files[kind], parities[kind]) for kind in formats},
+            variants=entries,
             default_variant=default,
             default_reason=reason,
             model_card=members[MODEL_CARD_FILE],
@@ -152,18 +250,59 @@ def convert(
     return write_bundle(out, manifest, contents, replace=replace)
 
 
-def _formats(variants: Sequence[str]) -> list[WeightFormat]:
+def _names(variants: Sequence[str]) -> list[VariantName]:
     """Each once, in the order of exactness."""
     for variant in variants:
-        if variant not in tuple(WeightFormat):
-            raise InputRejected(f"variant {variant!r}: expected {' or '.join(WeightFormat)}")
+        if variant not in tuple(VariantName):
+            raise InputRejected(f"variant {variant!r}: expected one of {', '.join(VariantName)}")
     if not variants:
-        raise InputRejected(f"no variant: expected {' or '.join(WeightFormat)}")
-    return [kind for kind in WeightFormat if kind in variants]
+        raise InputRejected(f"no variant: expected some of {', '.join(VariantName)}")
+    return [kind for kind in VariantName if kind in variants]
 
 
-def _variant(file: Member, content: bytes, parity: Any) -> Variant:
-    return Variant(**file.model_dump(), parity=parity, operators=checked_operators(content))
+def _stored(exact: bytes, kind: VariantName) -> bytes:
+    if kind is VariantName.DYNAMIC:
+        return dynamic_range(exact)
+    if kind is VariantName.FLOAT16:
+        halves = {w.name: Storage.FLOAT16 for w in weights_of(exact) if Storage.FLOAT16 in w.choices}
+        return with_storage(exact, halves)
+    return exact
+
+
+def _search_windows(window: int, config: TrainingConfig, seed: int | None) -> Float32:
+    """Walks and extremes, of another seed than those that judge; none where nothing is searched for."""
+    walks = 0 if seed is None else SEARCH_WINDOWS * EXTREMES_SHARE // (EXTREMES_SHARE + 1)
+    seed = (seed or 0) + _SEARCH_SEEDS
+    return np.concatenate(list(probe_sets(walks, window=window, config=config, seed=seed).values()))
+
+
+def _variant(file: Member, content: bytes, parities: Mapping[str, Parity], found: Found | None) -> Variant:
+    return Variant(
+        **file.model_dump(),
+        parity=parities[WALKS],
+        probes={where: parity for where, parity in parities.items() if where != WALKS},
+        weights={} if found is None else _weights(found),
+        runtimes=runtimes_of(content),
+        operators=checked_operators(content),
+    )
+
+
+def _weights(found: Found) -> dict[str, WeightStorage]:
+    return {
+        weight.name: WeightStorage(
+            stored=found.plan[weight.name].value,
+            size=weight.size,
+            alone={
+                storage.value: StorageCost(
+                    agreement=cost.agreement,
+                    disagreement_expected=rounded(cost.disagreement_expected),
+                    dp_p99=rounded(cost.dp_p99),
+                )
+                for storage, cost in found.alone.get(weight.name, {}).items()
+            },
+        )
+        for weight in found.weights
+    }
 
 
 def _drift_reference(

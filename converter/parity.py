@@ -1,9 +1,11 @@
 """Does the converted model say what the Keras model says? Measured on windows far wider than the training's."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +13,18 @@ from numpy.typing import NDArray
 from converter.errors import ConversionFailed, ModelRejected
 from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import Parity
+from gateway.inference.interpreter import LiteRtInterpreter
 from gateway.motion.samples import Float32
 
 FLOAT_DP_MAX = 1e-4
 """What rounding may cost the float32 variant, in probability, on any window; the reference model needs 1e-5."""
-DEFAULT_AGREEMENT_MIN = 0.998
-DEFAULT_WINDOWS_MIN = 1000
-"""A smaller variant becomes the default only on this evidence: 300 windows cannot tell 99.8 % from 99 %."""
+CLEAR_MARGIN = 0.05
+"""Where Keras's first class leads by more, another top class is no near tie."""
+CLASS_WINDOWS_MIN = 200
+"""Windows that Keras must name a class on before its agreement says something: two that differ are then 1 %."""
 _KERAS_BATCH = 256
+_VARIANT_BATCH = 50
+"""Windows that a thread answers in one go."""
 
 
 def random_windows(count: int, *, window: int, config: TrainingConfig, seed: int) -> Float32:
@@ -60,6 +66,36 @@ def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig) -
     return probabilities
 
 
+Advanced = Callable[[int, int], None]
+"""Told how far a step has come: done, of how many."""
+
+
+def silent(_done: int, _total: int) -> None:
+    """Nobody is told."""
+
+
+def variant_probabilities(model: bytes, windows: Float32, *, advanced: Advanced = silent) -> Float32:
+    """What a .tflite file answers, window by window, on every core: (n, classes)."""
+    cores = os.cpu_count() or 1
+    free: SimpleQueue[LiteRtInterpreter] = SimpleQueue()
+    for _ in range(cores):
+        free.put(LiteRtInterpreter(model))
+
+    def answered(start: int) -> Float32:
+        interpreter = free.get()
+        try:
+            return np.stack([interpreter.run(each[np.newaxis])[0] for each in windows[start : start + _VARIANT_BATCH]])
+        finally:
+            free.put(interpreter)
+
+    parts = []
+    with ThreadPoolExecutor(cores) as threads:
+        for number, part in enumerate(threads.map(answered, range(0, len(windows), _VARIANT_BATCH)), 1):
+            parts.append(part)
+            advanced(min(number * _VARIANT_BATCH, len(windows)), len(windows))
+    return np.concatenate(parts)
+
+
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """TensorFlow's C++ logs to the descriptor before any setting of its own can stop it."""
@@ -74,45 +110,57 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def compare(probabilities: Float32, reference: Float32, *, seed: int) -> Parity:
-    """Both (n, classes)."""
+def compare(probabilities: Float32, reference: Float32, *, seed: int, labels: Sequence[str] | None = None) -> Parity:
+    """Both (n, classes). labels: to name the class that fares worst."""
     worst = np.abs(probabilities.astype(np.float64) - reference).max(axis=1)
+    named = reference.argmax(axis=1)
+    same = probabilities.argmax(axis=1) == named
+    clear = margins(reference) > CLEAR_MARGIN
+    counts = np.bincount(named, minlength=reference.shape[1])
+    told = {
+        number: float(same[named == number].mean())
+        for number in range(len(counts))
+        if counts[number] >= CLASS_WINDOWS_MIN
+    }
+    fares_worst = min(told, key=lambda number: told[number]) if told and labels is not None else None
     return Parity(
         windows=len(reference),
         seed=seed,
-        top1_agreement=float(np.mean(probabilities.argmax(axis=1) == reference.argmax(axis=1))),
-        dp_max=_rounded(worst.max()),
-        dp_p99=_rounded(np.quantile(worst, 0.99)),
-        dp_mean=_rounded(worst.mean()),
+        top1_agreement=float(np.mean(same)),
+        clear_windows=int(clear.sum()),
+        clear_agreement=float(same[clear].mean()) if clear.any() else None,
+        worst_class=None if fares_worst is None or labels is None else labels[fares_worst],
+        worst_class_windows=None if fares_worst is None else int(counts[fares_worst]),
+        worst_class_agreement=None if fares_worst is None else told[fares_worst],
+        dp_max=rounded(worst.max()),
+        dp_p99=rounded(np.quantile(worst, 0.99)),
+        dp_mean=rounded(worst.mean()),
     )
 
 
-def _rounded(value: float) -> float:
+def margins(probabilities: Float32) -> NDArray[np.float64]:
+    """(n, classes) to (n,): how far the top class is before the second one."""
+    ordered = np.partition(probabilities.astype(np.float64), -2, axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2])
+
+
+def rounded(value: float) -> float:
     """More digits say nothing and make a manifest hard to read."""
     return float(f"{value:.3g}")
 
 
-def require_float_parity(parity: Parity) -> None:
-    """Raises ConversionFailed where the float32 model is not the Keras model up to rounding."""
-    differing = round((1 - parity.top1_agreement) * parity.windows)
-    if differing or not parity.dp_max <= FLOAT_DP_MAX:
-        raise ConversionFailed(
-            f"the float32 variant differs from Keras: another top class on {differing} of {parity.windows} windows, "
-            f"max |dp| {parity.dp_max:g} (at most {FLOAT_DP_MAX:g}); nothing was written"
-        )
+def require_float_parity(
+    probabilities: Float32, reference: Float32, *, where: str = "walks", tolerance: float = FLOAT_DP_MAX
+) -> None:
+    """Raises ConversionFailed where the float32 model is not the Keras model up to rounding. Both (n, classes).
 
-
-def choose_default(parities: dict[str, Parity]) -> tuple[str, str]:
-    """Which variant to run where nobody chooses, and why: the smallest that is as good as float32.
-
-    parities: by name, the most exact variant first.
+    The top class may differ only where Keras itself sees the first two closer than the tolerance.
     """
-    first, *others = parities
-    reasons = []
-    for name in others:
-        parity = parities[name]
-        measured = f"{name} agrees with Keras on {parity.top1_agreement:.2%} of {parity.windows} windows"
-        if parity.windows >= DEFAULT_WINDOWS_MIN and parity.top1_agreement >= DEFAULT_AGREEMENT_MIN:
-            return name, measured
-        reasons.append(f"{measured}; {DEFAULT_AGREEMENT_MIN:.1%} of {DEFAULT_WINDOWS_MIN} or more are asked for")
-    return first, ". ".join(reasons) or "the only variant"
+    dp_max = float(np.abs(probabilities.astype(np.float64) - reference).max())
+    another = probabilities.argmax(axis=1) != reference.argmax(axis=1)
+    differing = int((another & (margins(reference) > tolerance)).sum())
+    if differing or not dp_max <= tolerance:
+        raise ConversionFailed(
+            f"the float32 variant differs from Keras: another top class on {differing} of {len(reference)} windows "
+            f"({where}), max |dp| {dp_max:.3g} (at most {tolerance:g}); nothing was written"
+        )

@@ -148,6 +148,7 @@ def _write_bundle(out: Path, model: Any, mean: Any, scale: Any, card: str, train
             keras_file,
             config_file,
             out,
+            variants=["float32", "dynamic"],
             name="fidget-demo",
             frame="x,y,z",
             frame_description="the case: x towards the crown (the hand), y towards 12 o'clock, z out of the dial",

@@ -44,12 +44,44 @@ class Parity(_Part):
     """max |p - p_keras| over all windows and classes; dp_p99 and dp_mean are of each window's maximum."""
     dp_p99: Fraction
     dp_mean: Fraction
+    clear_windows: int | None = Field(default=None, ge=0)
+    """Windows where Keras's first class leads the second by more than 0.05, and the agreement on them."""
+    clear_agreement: Fraction | None = None
+    worst_class: Name | None = None
+    """Of the classes that Keras names on 200 windows or more, the one with the lowest agreement."""
+    worst_class_windows: int | None = Field(default=None, ge=1)
+    worst_class_agreement: Fraction | None = None
+
+
+class StorageCost(_Part):
+    """What the search measured with this weight alone stored so, everything else float32."""
+
+    agreement: Fraction
+    disagreement_expected: NotNegative
+    """From how far it moves the margin between the first two classes; finer than a count of windows."""
+    dp_p99: Fraction
+
+
+class WeightStorage(_Part):
+    """How one weight is stored: float32, float16, int8 (a scale a channel) or hybrid (int8, a dense layer's)."""
+
+    stored: Literal["float32", "float16", "int8", "hybrid"]
+    size: int = Field(ge=1)
+    """Numbers in it."""
+    alone: dict[Literal["float16", "int8", "hybrid"], StorageCost] = {}
 
 
 class Variant(Member):
     """One .tflite file: input (1, window, channels) float32, outputs `probabilities` and `logits` (1, labels)."""
 
     parity: Parity
+    """On the random walks."""
+    probes: dict[Name, Parity] = {}
+    """On the other sets of windows: extremes, recording."""
+    weights: dict[Name, WeightStorage] = {}
+    """Of a variant that was searched for; weights too small to matter stay float32 and are left out."""
+    runtimes: tuple[Name, ...] = ()
+    """Which load it."""
     operators: dict[str, int]
     """TFLite's builtin operators and how often each stands in the graph."""
 

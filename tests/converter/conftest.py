@@ -77,6 +77,29 @@ def reference_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def small_float() -> bytes:
+    """A float32 .tflite of the reference's kinds of layers over (24, 6), with every weight large enough to be stored
+    otherwise but those of the convolution and the head."""
+    from converter.layers import Conv1d, Dense, Flatten, LstmCell, Recurrent
+    from converter.lowering import WeightFormat, lower
+
+    rng = np.random.default_rng(7)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(0, 1 / np.sqrt(shape[-2] if len(shape) > 1 else 1), shape)
+
+    cells = [LstmCell(weights(8, 64), weights(16, 64), weights(64)) for _ in range(2)]
+    layers = [
+        Conv1d(weights(2, 6, 8) / 3, weights(8), "relu"),
+        Recurrent(*cells, sequences=True),
+        Flatten(23),
+        Dense(weights(32 * 23, 12), weights(12), "relu"),
+        Dense(weights(12, 4), weights(4), "softmax"),
+    ]
+    return lower(layers, window=24, channels=6, weights=WeightFormat.FLOAT32)
+
+
 def config_of(classes: int = 4, window: int = WINDOW, **changes: object) -> dict[str, object]:
     labels = [f"activity_{number}" for number in range(classes)]
     content = {

@@ -24,10 +24,9 @@ def test_steps_go_to_stderr_and_the_table_to_stdout(arguments, tmp_path, capsys,
     assert main([*arguments, "--frame=-y,x,z", "--wrist", "left", "--labels", "a, b,c,d"]) == 0
     out, err = capsys.readouterr()
     bundle = load_bundle(tmp_path / "bundle")
-    assert [line.split("] ")[1].split()[0] for line in err.splitlines()] == (
-        ["reading", "folding", "asking", "asking", "asking", "writing", "done"]
-    )
-    for words in ("float32 (default)", "dynamic", "100.00%", f"digest {bundle.digest}", "default float32:"):
+    steps = "reading folding making asking asking searching asking asking writing done"
+    assert " ".join(line.split("] ")[1].split()[0] for line in err.splitlines()) == steps
+    for words in ("float32 *", "mixed", "dynamic", "100.00%", f"digest {bundle.digest}", "default float32:"):
         assert words in out
     assert bundle.manifest.labels == ("a", "b", "c", "d")
     assert (bundle.manifest.frame, bundle.manifest.wrist) == ("-y,x,z", "left")
@@ -39,13 +38,14 @@ def test_json_is_one_object_and_force_replaces(arguments, tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["digest"] == load_bundle(tmp_path / "bundle").digest
     assert summary["variants"]["float32"]["parity"]["top1_agreement"] == 1.0
+    assert summary["variants"]["float32"]["cold_ms"] > 0
     assert main(arguments) == 2
     assert "bundle exists\n  Choose another path, or replace the bundle with --force." in capsys.readouterr().err
     card = tmp_path / "card.md"
     card.write_text("# Card\n")
     assert main([*arguments, "--force", "--model-card", str(card)]) == 0
     bundle = load_bundle(tmp_path / "bundle")
-    assert list(bundle.manifest.variants) == ["float32", "dynamic"]
+    assert list(bundle.manifest.variants) == ["float32", "mixed", "dynamic"]
     assert (bundle.path / "model_card.md").read_text() == "# Card\n"
 
 

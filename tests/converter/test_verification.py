@@ -36,7 +36,8 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(small_keras, config, tmp_path_factory):
-    return convert(small_keras, config, tmp_path_factory.mktemp("made") / "bundle", parity_windows=300)
+    out = tmp_path_factory.mktemp("made") / "bundle"
+    return convert(small_keras, config, out, variants=["float32", "dynamic"], parity_windows=300)
 
 
 def failing(verification):

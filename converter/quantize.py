@@ -1,0 +1,288 @@
+"""How each weight of a float model is stored: passes over the flatbuffer, tensor by tensor.
+
+Stored as float16 or int8, a weight is expanded by a DEQUANTIZE operator that the runtime computes once, when it loads
+the model: the operators stay those of the float model, only the weights are rounded. Hybrid is a dense layer's int8
+kernel, which multiplies an input that it quantizes as it comes: as small as int8, and small in memory too.
+
+Versions of operators: tensorflow/lite/tools/versioning/op_version.cc. What int8 means, symmetric with a scale for each
+slice of an axis: https://ai.google.dev/edge/litert/models/quantization_spec
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from converter.tflite import packed
+from gateway.motion.samples import Float32
+
+WEIGHT_SIZE_MIN = 512
+"""Numbers in a weight below which it stays float32: the operator that expands it costs a hundred bytes itself."""
+_INT8_MAX = 127
+_DIFFUSED = 0.9
+"""Of a rounding error, carried to the next step: less than all, for sequences that also shake."""
+_LSTM_KERNELS, _LSTM_RECURRENT = slice(1, 5), slice(5, 9)
+_DEPTHWISE_CHANNEL_AXIS = 3
+_DEQUANTIZE_FLOAT16, _DEQUANTIZE_PER_CHANNEL = 3, 5
+_DENSE_HYBRID_PER_ROW, _LSTM_HYBRID = 12, 3
+
+
+class Storage(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    HYBRID = "hybrid"
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one number."""
+        return {"float32": 4, "float16": 2}.get(self, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One weight as a layer has it: the four gates of an LSTM's kernel are four tensors. size: numbers in it."""
+
+    name: str
+    tensors: tuple[int, ...]
+    shape: tuple[int, ...]
+    """Of each of its tensors."""
+    axis: int
+    """Of the output channels: each gets a scale of its own."""
+    steps: int
+    """Of a dense kernel over a flattened sequence: its steps, slowest in its columns; else 1."""
+    choices: tuple[Storage, ...]
+    """float32 first; what can hold it."""
+
+    @property
+    def size(self) -> int:
+        return len(self.tensors) * int(np.prod(self.shape))
+
+
+Plan = Mapping[str, Storage]
+"""By the weight's name; a weight that is not in it stays float32."""
+
+
+def weights_of(model: bytes) -> tuple[Weight, ...]:
+    """The weights of a float model that may be stored otherwise, in the order of computation."""
+    return _weights(_read(model))
+
+
+def with_storage(model: bytes, plan: Plan) -> bytes:
+    """The float model with its weights stored as planned. Raises ValueError for a plan that does not fit it."""
+    read = _read(model)
+    weights = {weight.name: weight for weight in _weights(read)}
+    for name, storage in plan.items():
+        if name not in weights or storage not in weights[name].choices:
+            raise ValueError(f"{name} cannot be stored as {storage}")
+    edit = _Edit(read)
+    for name, weight in weights.items():
+        match plan.get(name, Storage.FLOAT32):
+            case Storage.FLOAT16:
+                edit.expand(weight, _float16_of, _DEQUANTIZE_FLOAT16)
+            case Storage.INT8:
+                edit.expand(weight, partial(int8_of, axis=weight.axis, steps=weight.steps), _DEQUANTIZE_PER_CHANNEL)
+            case Storage.HYBRID:
+                edit.hybrid_dense(weight, weight.steps)
+    return edit.finish()
+
+
+def dynamic_range(model: bytes) -> bytes:
+    """TFLite's plain dynamic range quantization: dense kernels (a scale a row) and LSTM kernels (one scale) in int8."""
+    read = _read(model)
+    edit = _Edit(read)
+    for weight in _weights(read, smallest=1):
+        if Storage.HYBRID in weight.choices:
+            edit.hybrid_dense(weight)
+    edit.hybrid_lstms()
+    return edit.finish()
+
+
+def plan_size(weights: Iterable[Weight], plan: Plan) -> int:
+    """Bytes of these weights alone, without scales and operators."""
+    return sum(weight.size * plan.get(weight.name, Storage.FLOAT32).bytes_each for weight in weights)
+
+
+def int8_of(values: Float32, axis: int | None, steps: int = 1) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Counts and scales, value = scale * count: symmetric, a scale for each slice of the axis, or one for all.
+
+    steps > 1: the kernel (out, steps * channels) of a dense layer over a flattened sequence. What rounding leaves over
+    at one step is added to the next one's weight of the same channel, as in error diffusion (Floyd and Steinberg, 1976)
+    and first-order sigma-delta modulation. A sequence changes little from step to step, so the errors cancel in the
+    sum: of the reference model's first dense layer a tenth remains. A count may so be off by 1.5 rather than 0.5.
+    """
+    others = None if axis is None else tuple(number for number in range(values.ndim) if number != axis)
+    largest = np.abs(values.astype(np.float64)).max(axis=others, keepdims=True)
+    scale = (np.where(largest > 0, largest, 1.0) / _INT8_MAX).astype(np.float32)
+    exact = values / scale.astype(np.float64)
+    if steps == 1:
+        return np.clip(np.rint(exact), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale.reshape(-1)
+    sequence = exact.reshape(len(exact), steps, -1)
+    counts = np.empty(sequence.shape, np.int8)
+    left_over = np.zeros_like(sequence[:, 0])
+    for step in range(steps):
+        wanted = sequence[:, step] + _DIFFUSED * left_over
+        counts[:, step] = np.clip(np.rint(wanted), -_INT8_MAX, _INT8_MAX)
+        left_over = np.clip(wanted - counts[:, step], -0.5, 0.5)  # what the range cuts off is not carried on
+    return counts.reshape(values.shape), scale.reshape(-1)
+
+
+def _float16_of(values: Float32) -> tuple[NDArray[np.float16], None]:
+    return values.astype(np.float16), None
+
+
+def _read(model: bytes) -> Any:
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+
+
+def _builtin(read: Any, operator: Any) -> int:
+    return int(read.operatorCodes[operator.opcodeIndex].builtinCode)
+
+
+def _values(read: Any, tensor: int) -> Float32:
+    entry = read.subgraphs[0].tensors[tensor]
+    return np.asarray(read.buffers[entry.buffer].data).view(np.float32).reshape(entry.shape)
+
+
+def _weights(read: Any, smallest: int = WEIGHT_SIZE_MIN) -> tuple[Weight, ...]:
+    graph = read.subgraphs[0]
+    used_by: dict[int, list[tuple[int, int]]] = defaultdict(list)  # tensor: its operators' builtin, and which input
+    for operator in graph.operators:
+        for place, tensor in enumerate(operator.inputs):
+            used_by[int(tensor)].append((_builtin(read, operator), place))
+    buffers = Counter(tensor.buffer for tensor in graph.tensors)
+
+    def is_weight(tensor: int) -> bool:
+        entry = graph.tensors[tensor]
+        data = read.buffers[entry.buffer].data
+        is_float = entry.type == schema.TensorType.FLOAT32 and not entry.isVariable
+        return is_float and data is not None and buffers[entry.buffer] == 1 and len(entry.shape) >= 2
+
+    found: list[Weight] = []
+    seen: set[int] = set()
+    for operator in graph.operators:
+        inputs = tuple(int(tensor) for tensor in operator.inputs)
+        lstm = _builtin(read, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+        groups = [inputs[_LSTM_KERNELS], inputs[_LSTM_RECURRENT]] if lstm else [(tensor,) for tensor in inputs]
+        for group in groups:
+            members = tuple(tensor for tensor in group if tensor >= 0 and tensor not in seen and is_weight(tensor))
+            size = sum(int(np.prod(graph.tensors[tensor].shape)) for tensor in members)
+            if not members or size < smallest:
+                continue
+            seen.update(members)
+            names = {weight.name for weight in found}
+            found.append(_weight(read, members, used_by[members[0]], names))
+    return tuple(found)
+
+
+def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]], names: set[str]) -> Weight:
+    entries = [read.subgraphs[0].tensors[tensor] for tensor in members]
+    texts = [entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name) for entry in entries]
+    name = (texts[0].rpartition("_")[0] if len(texts) > 1 else texts[0]) or f"tensor {members[0]}"
+    if name in names:
+        name = f"{name} {members[0]}"
+    largest = max(float(np.abs(_values(read, tensor)).max()) for tensor in members)
+    depthwise = any(builtin == schema.BuiltinOperator.DEPTHWISE_CONV_2D for builtin, _ in used_by)
+    dense = all(use == (schema.BuiltinOperator.FULLY_CONNECTED, 1) for use in used_by)
+    choices = [Storage.FLOAT32]
+    if largest <= float(np.finfo(np.float16).max):
+        choices.append(Storage.FLOAT16)
+    choices.append(Storage.INT8)
+    if dense:
+        choices.append(Storage.HYBRID)
+    shape = tuple(int(side) for side in entries[0].shape)
+    steps = _flattened_steps(read, members[0]) if dense else 1
+    return Weight(name, members, shape, _DEPTHWISE_CHANNEL_AXIS if depthwise else 0, steps, tuple(choices))
+
+
+def _flattened_steps(read: Any, kernel: int) -> int:
+    """Of the sequence (1, steps, channels) that the kernel's layer takes flattened; 1 where it takes anything else."""
+    graph = read.subgraphs[0]
+    inputs = {int(operator.inputs[0]) for operator in graph.operators if kernel in operator.inputs}
+    if len(inputs) != 1:
+        return 1
+    at = inputs.pop()
+    for operator in graph.operators:
+        if at in operator.outputs and _builtin(read, operator) == schema.BuiltinOperator.RESHAPE:
+            before = [int(side) for side in graph.tensors[int(operator.inputs[0])].shape]
+            after = [int(side) for side in graph.tensors[at].shape]
+            if len(before) == 3 and before[0] == 1 and after == [1, before[1] * before[2]]:
+                return before[1]
+    return 1
+
+
+class _Edit:
+    def __init__(self, read: Any) -> None:
+        self._read = read
+        self._graph = read.subgraphs[0]
+        self._first: list[Any] = []
+
+    def expand(self, weight: Weight, stored: Any, version: int) -> None:
+        """Each tensor becomes what DEQUANTIZE gives of its stored form; who uses it sees no difference."""
+        for tensor in weight.tensors:
+            values, scale = stored(_values(self._read, tensor))
+            entry = self._graph.tensors[tensor]
+            kept = schema.TensorT()
+            kept.name, kept.shape, kept.hasRank, kept.buffer = b"", entry.shape, True, entry.buffer
+            entry.buffer = 0
+            self._fill(kept, values, scale, weight.axis)
+            self._graph.tensors.append(kept)
+            made = schema.OperatorT()
+            made.opcodeIndex = self._code(schema.BuiltinOperator.DEQUANTIZE, version)
+            made.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+            made.builtinOptions = schema.DequantizeOptionsT()
+            made.inputs, made.outputs = [len(self._graph.tensors) - 1], [tensor]
+            self._first.append(made)
+
+    def hybrid_dense(self, weight: Weight, steps: int = 1) -> None:
+        for tensor in weight.tensors:
+            self._fill(self._graph.tensors[tensor], *int8_of(_values(self._read, tensor), 0, steps), 0)
+            for operator in self._graph.operators:
+                if tensor in operator.inputs:
+                    operator.opcodeIndex = self._code(schema.BuiltinOperator.FULLY_CONNECTED, _DENSE_HYBRID_PER_ROW)
+                    operator.builtinOptions.asymmetricQuantizeInputs = True
+
+    def hybrid_lstms(self) -> None:
+        lstm = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+        for operator in self._graph.operators:
+            if _builtin(self._read, operator) != lstm:
+                continue
+            for tensor in (*operator.inputs[_LSTM_KERNELS], *operator.inputs[_LSTM_RECURRENT]):
+                if tensor >= 0 and self._graph.tensors[tensor].type == schema.TensorType.FLOAT32:
+                    self._fill(self._graph.tensors[tensor], *int8_of(_values(self._read, tensor), None), 0)
+            operator.opcodeIndex = self._code(lstm, _LSTM_HYBRID)
+            operator.builtinOptions.asymmetricQuantizeInputs = True
+
+    def _fill(self, entry: Any, values: NDArray[Any], scale: NDArray[np.float32] | None, axis: int) -> None:
+        self._read.buffers[entry.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+        if scale is None:
+            entry.type = schema.TensorType.FLOAT16
+            return
+        entry.type = schema.TensorType.INT8
+        entry.quantization = schema.QuantizationParametersT()
+        entry.quantization.scale, entry.quantization.zeroPoint = scale, np.zeros(len(scale), np.int64)
+        entry.quantization.quantizedDimension = axis
+
+    def _code(self, builtin: int, version: int) -> int:
+        for number, code in enumerate(self._read.operatorCodes):
+            if (code.builtinCode, code.version) == (builtin, version):
+                return number
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+        self._read.operatorCodes.append(code)
+        return len(self._read.operatorCodes) - 1
+
+    def finish(self) -> bytes:
+        self._graph.operators = [*self._first, *self._graph.operators]
+        used = {operator.opcodeIndex for operator in self._graph.operators}
+        kept = sorted(used)
+        self._read.operatorCodes = [self._read.operatorCodes[number] for number in kept]
+        for operator in self._graph.operators:
+            operator.opcodeIndex = kept.index(operator.opcodeIndex)
+        return packed(self._read)
