@@ -47,6 +47,8 @@ TRIM_EVERY_NS = 60 * 10**9
 """Rows that nobody needs any more are deleted so often, a bounded number each time."""
 STOP_LINKS_S = 5.0
 """A clean disconnect on BlueZ takes 2 s."""
+STOP_COMMIT_S = 5.0
+"""For a slow card. Where it does not go through, wearables still hold what was not acknowledged to them."""
 STOP_PUBLISH_S = 3.0
 """For the farewell and what is in flight; what is left is sent at the next start."""
 CLOCK_STEP_NS = 500_000_000
@@ -167,6 +169,7 @@ class Daemon:
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
         self._trimmed_ns = clock.mono_ns()
+        self._status_failing = False
         self._manager = ServiceManager()
 
     def _wearable(self, settings: WearableSettings) -> Wearable:
@@ -253,7 +256,11 @@ class Daemon:
             await wearable.pipeline.drain()
             wearable.pipeline.take_snapshot()
             await wearable.pipeline.drain()
-        await self.writer.flush()
+        try:
+            async with asyncio.timeout(STOP_COMMIT_S):
+                await self.writer.flush()
+        except TimeoutError:
+            log.warning("the last commit does not go through: %s", self.store_fault)
         await self.publisher.stop(STOP_PUBLISH_S)
         publishing.cancel()
         (ended,) = await asyncio.gather(publishing, return_exceptions=True)
@@ -337,8 +344,15 @@ class Daemon:
             "wearables": {w.settings.id: w.status() for w in self.wearables},
         }
         partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps(status, indent=1) + "\n")
-        partial.replace(file)
+        try:
+            partial.write_text(json.dumps(status, indent=1) + "\n")
+            partial.replace(file)
+        except OSError as error:  # a full disk must not end the collecting
+            if not self._status_failing:
+                log.warning("status file %s: %s", file, error.strerror)
+            self._status_failing = True
+        else:
+            self._status_failing = False
 
 
 def _model(bundle: Bundle, variant: str | None) -> Model:

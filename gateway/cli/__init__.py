@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from gateway.errors import GatewayError
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="gateway", description="Recognise fidgeting from wrist wearables, on the device.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fidget-gateway')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
     module = None

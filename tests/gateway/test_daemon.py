@@ -1,11 +1,15 @@
 """What the composition root itself decides: a full store, bundles that do not fit, snapshots of a later version."""
 
 import asyncio
+import os
+import signal
+import sqlite3
 import struct
 
 import numpy as np
 import pytest
 
+from gateway.ble.errors import RadioRejected
 from gateway.ble.radio import Radio
 from gateway.bundle import load_bundle
 from gateway.cli.demo import demo_bundle
@@ -95,6 +99,15 @@ async def turns_until(condition):
     raise AssertionError("it never came")
 
 
+async def seconds_until(condition):
+    """What another process would have to poll for, too."""
+    for _ in range(300):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it never came")
+
+
 async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_room():
     writer = FullWriter()
     wearable = wearable_with(writer)
@@ -162,3 +175,37 @@ async def test_a_writer_that_has_ended_ends_the_daemon_in_one_line(config, monke
     with pytest.raises(StoreFailed, match="the writer has ended: RuntimeError: a fault of its own"):
         async with asyncio.timeout(20):
             await run_daemon(config, clock=Clock(SimulatedTime(10**18 * 2, 1.0, 0)))
+
+
+async def test_a_medium_that_takes_nothing_more_does_not_keep_the_daemon_from_stopping(config, tmp_path, monkeypatch):
+    def full(connection, batch, seq):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("gateway.store.writer.write", full)
+    monkeypatch.setattr("gateway.daemon.STOP_COMMIT_S", 0.5)
+    status = tmp_path / "status.json"
+    daemon = asyncio.create_task(run_daemon(config, clock=Clock(SimulatedTime(10**18 * 2, 1.0, 0)), status_file=status))
+    async with asyncio.timeout(20):
+        await seconds_until(lambda: status.exists() and "disk is full" in status.read_text())
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoreFailed, match="database or disk is full"):
+            await daemon
+
+
+async def test_a_status_file_that_cannot_be_written_is_told_once_and_stops_nothing(config, tmp_path, caplog):
+    status = tmp_path / "missing" / "status.json"
+    daemon = asyncio.create_task(run_daemon(config, clock=Clock(), status_file=status))
+    async with asyncio.timeout(20):
+        await seconds_until(lambda: any("status file" in message for message in caplog.messages))
+        status.parent.mkdir()
+        await seconds_until(status.exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await daemon
+    assert sum("status file" in message for message in caplog.messages) == 1
+
+
+async def test_a_transport_that_no_waiting_can_help_ends_the_daemon_in_one_line(config):
+    radio = config.radio.model_copy(update={"transport": "nonsense:1"})
+    with pytest.raises(RadioRejected, match="nonsense"):
+        async with asyncio.timeout(20):
+            await run_daemon(config.model_copy(update={"radio": radio}), clock=Clock())
