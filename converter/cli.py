@@ -96,6 +96,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="compare on the windows of this recording too (.csv, .parquet; .xlsx twice), in the model's frame",
     )
     add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
+    add("--softmax", action="store_true", help="the model answers logits: add the softmax that makes probabilities")
     add("--name", help="of the model (default: the file's)")
     add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
     add("--frame-description", metavar="TEXT", default="", help="the same in words")
@@ -118,6 +119,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help=f"random windows to compare on, {PARITY_WINDOWS_MIN} or more (default: {PARITY_WINDOWS})",
     )
     add("--seed", type=int, default=1, help="of the random windows (default: 1)")
+    add("--report", metavar="OUT.html", type=Path, help="write what was measured as one HTML page too")
     add("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.set_defaults(run=_convert)
 
@@ -135,7 +137,10 @@ def _axes(text: str) -> str:
 
 def _convert(args: argparse.Namespace) -> int:
     from converter.convert import Measured, convert
+    from converter.report import check_report, report_html, write_report
 
+    if args.report is not None:
+        check_report(args.report)
     steps, measured = _Steps(), Measured()
     bundle = convert(
         args.model,
@@ -143,6 +148,7 @@ def _convert(args: argparse.Namespace) -> int:
         args.out,
         variants=args.variants,
         labels=args.labels,
+        add_softmax=args.softmax,
         name=args.name,
         frame=args.frame,
         frame_description=args.frame_description,
@@ -159,6 +165,10 @@ def _convert(args: argparse.Namespace) -> int:
         advanced=steps.advance,
         measured=measured,
     )
+    if args.report is not None:
+        steps.begin(f"writing {args.report}")
+        page = report_html(bundle, keras=measured.keras, answers=measured.answers, times=measured.times)
+        write_report(args.report, page)
     steps.begin("done")
     if args.json:
         print(json.dumps(_summary(bundle, measured.times), indent=1))
