@@ -291,7 +291,7 @@ class _Model:
         linear = not isinstance(last, Activate) and getattr(last, "activation", "linear") == "linear"
         if not ends and not (add_softmax and linear):
             hint = "It must end with Dense(n, softmax)."
-            hint += " Where these are logits, ask for a softmax to be added." if linear and not add_softmax else ""
+            hint += " Where these are logits, have a softmax added: --softmax." if linear and not add_softmax else ""
             raise ModelRejected(f"{self._path}: the model ends with {line}", hint=hint)
         if add_softmax:
             layers.append((Activate("softmax"), (len(layers) - 1,)))

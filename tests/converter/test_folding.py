@@ -1,11 +1,26 @@
 """Folding is exact: held against the same layers computed one after the other in float64."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.folding import fold_affines
-from converter.layers import Affine, Conv1d, Dense, Flatten, Float64, Layer, LstmCell, Recurrent
+from converter.folding import fold_affines, folding_report
+from converter.layers import (
+    Activate,
+    Affine,
+    Conv1d,
+    Dense,
+    Flatten,
+    Float64,
+    Layer,
+    LstmCell,
+    Merge,
+    Node,
+    Pad,
+    Pool,
+    Recurrent,
+)
 
 
 def relu_or_not(values: Float64, activation: str) -> Float64:
@@ -78,3 +93,55 @@ def test_folding_changes_nothing_but_rounding(seed, affines):
 def test_an_affine_map_at_the_end_stays():
     layers = fold_affines([Flatten(3), Affine(np.ones(2), np.zeros(2))])
     assert [type(layer) for layer in layers] == [Flatten, Affine]
+
+
+def a_map() -> Affine:
+    return Affine(np.array([2.0, -3.0]), np.array([1.0, 0.5]), ("bn",))
+
+
+def a_dense(seed: int, activation: str = "relu") -> Dense:
+    rng = np.random.default_rng(seed)
+    return Dense(rng.normal(size=(2, 2)), rng.normal(size=2), activation)  # type: ignore[arg-type]
+
+
+def test_a_map_that_two_layers_take_folds_into_both_or_stays():
+    first, second = a_dense(1), a_dense(2)
+    both = [a_map(), first, Node(second, (2,)), Node(Merge("add"), (1, 2))]
+    folded = fold_affines(both)
+    assert folding_report(both, folded).folded == ("bn",)
+    x = np.array([[0.3, -2.0]])
+    for one, alone in zip(folded[:2], (first, second), strict=True):
+        layer = one.layer if isinstance(one, Node) else one
+        np.testing.assert_allclose(computed([layer], x), computed([a_map(), alone], x))
+    one_of_them = [a_map(), first, Node(Merge("add"), (1, 2))]
+    assert folding_report(one_of_them, fold_affines(one_of_them)).kept == ("bn",)
+    np.testing.assert_array_equal(fold_affines(one_of_them)[1].kernel, first.kernel)
+
+
+STAYS = {
+    "before zeros at the edges": [a_map(), Pad(1, 1), a_dense(1)],
+    "before an activation": [a_map(), Activate("relu"), a_dense(1)],
+    "after an activation, before another": [a_dense(1), a_map(), Activate("tanh")],
+    "a maximum of what turns round": [a_map(), Pool("max", 2, 2), a_dense(1)],
+}
+
+
+@pytest.mark.parametrize("where", STAYS)
+def test_a_map_stays_where_it_does_not_fold_exactly(where):
+    assert folding_report(STAYS[where], fold_affines(STAYS[where])).kept == ("bn",)
+
+
+FOLDS = {
+    "into the layer before": [a_dense(1, "linear"), a_map(), Activate("relu")],
+    "past a mean": [a_map(), Pool("average", 2, 2, "same"), a_dense(1)],
+    "past a maximum": [Affine(np.ones(2), np.ones(2), ("bn",)), Pool("max", 2, 2), a_dense(1)],
+    "without a shift, before zeros": [
+        Affine(np.array([2.0, -3.0]), np.zeros(2), ("bn",)),
+        Conv1d(np.ones((3, 2, 2)), np.zeros(2), "relu", pad=(1, 1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("where", FOLDS)
+def test_a_map_folds_where_that_is_exact(where):
+    assert folding_report(FOLDS[where], fold_affines(FOLDS[where])).folded == ("bn",)
