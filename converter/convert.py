@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from converter.folding import fold_affines
+from converter.folding import fold_affines, folding_report
 from converter.gate import MIN_AGREEMENT, Times, choose_default, runtimes_of, window_times
 from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
@@ -95,6 +95,7 @@ def convert(
     *,
     variants: Sequence[str] = VARIANTS,
     labels: Sequence[str] | None = None,
+    add_softmax: bool = False,
     name: str | None = None,
     frame: str | None = None,
     frame_description: str = "",
@@ -114,7 +115,8 @@ def convert(
 ) -> Bundle:
     """Writes the bundle `out` and returns it; nothing is written until all of it is made and measured.
 
-    model: .keras; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the outputs.
+    model: .keras or .h5; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the
+    outputs. add_softmax: the model answers logits.
     parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
     the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
     Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
@@ -131,7 +133,7 @@ def convert(
         raise InputRejected(f"parity on {parity_windows} windows, expected {PARITY_WINDOWS_MIN} or more")
     check_target(out, replace=replace)
     progress(f"reading {model}")
-    source = read_keras_file(model)
+    source = read_keras_file(model, add_softmax=add_softmax)
     network = source.network
     shape = {"window": network.window, "channels": network.channels}
     config = read_training_config(scaler, **shape, classes=network.classes, labels=labels)
@@ -140,7 +142,9 @@ def convert(
         progress("reading " + ", ".join(map(str, reference)))
         drift_reference = read_reference(reference, window=network.window, hop=config.hop, rate_hz=config.rate_hz)
     progress("folding the scaler and batch normalizations, writing the graphs")
-    folded = fold_affines([config.scaler(), *network.layers])
+    layers = [config.scaler(), *network.layers]
+    folded = fold_affines(layers)
+    folding = folding_report(layers, folded)
     exact = lower(folded, **shape, weights=WeightFormat.FLOAT32)
 
     progress("making the windows to compare on")
@@ -151,7 +155,7 @@ def convert(
     asked = np.concatenate([*sets.values(), searched])
     progress(f"asking the Keras model about {len(asked)} windows")
     edges = np.cumsum([len(windows) for windows in sets.values()])
-    *parts, search_reference = np.split(keras_probabilities(model, asked, config), edges)
+    *parts, search_reference = np.split(keras_probabilities(model, asked, config, softmax=add_softmax), edges)
     kept = Measured() if measured is None else measured
     kept.keras.update(zip(sets, parts, strict=True))
 
@@ -221,6 +225,9 @@ def convert(
                 keras_sha256=source.sha256,
                 keras_version=source.keras_version,
                 keras_saved=source.saved,
+                softmax_added=network.softmax_added,
+                folded=folding.folded,
+                kept=folding.kept,
             ),
             labels=config.labels,
             window=network.window,

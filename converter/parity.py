@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import ConversionFailed, ModelRejected
+from converter.keras_model import load_keras
 from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import Parity
 from gateway.inference.interpreter import LiteRtInterpreter
@@ -47,19 +47,17 @@ def random_windows(count: int, *, window: int, config: TrainingConfig, seed: int
     return raw.astype(np.float32)
 
 
-def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig) -> Float32:
-    """What the model as it was saved answers, the scaler applied outside: (n, classes). Raises ModelRejected."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
-        import keras
-    try:
-        loaded = keras.saving.load_model(model, compile=False, safe_mode=True)
-    except Exception as error:  # whatever its layers raise; the file is a person's input
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = f"Save it again with the Keras it was made with; this one is {keras.__version__}."
-        raise ModelRejected(f"{model}: Keras cannot load it: {reason}", hint=hint) from error
+def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig, *, softmax: bool = False) -> Float32:
+    """What the model as it was saved answers, the scaler applied outside: (n, classes). Raises ModelRejected.
+
+    softmax: the model answers logits.
+    """
+    loaded = load_keras(model)
     scaled = ((windows.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)).astype(np.float32)
     probabilities = np.asarray(loaded.predict(scaled, batch_size=_KERAS_BATCH, verbose=0), np.float32)
+    if softmax:
+        shifted = np.exp(probabilities.astype(np.float64) - probabilities.max(axis=1, keepdims=True))
+        probabilities = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     if not np.isfinite(probabilities).all():
         hint = "Its weights are too large for float32; train again with smaller steps."
         raise ModelRejected(f"{model}: Keras itself answers NaN to some windows", hint=hint)
@@ -94,20 +92,6 @@ def variant_probabilities(model: bytes, windows: Float32, *, advanced: Advanced 
             parts.append(part)
             advanced(min(number * _VARIANT_BATCH, len(windows)), len(windows))
     return np.concatenate(parts)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """TensorFlow's C++ logs to the descriptor before any setting of its own can stop it."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def compare(probabilities: Float32, reference: Float32, *, seed: int, labels: Sequence[str] | None = None) -> Parity:

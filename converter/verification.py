@@ -160,7 +160,7 @@ def _against(
     progress(f"asking the Keras model about {count} random windows")
     config = _config(bundle)
     windows = random_windows(count, window=manifest.window, config=config, seed=seed)
-    reference = keras_probabilities(model, windows, config)
+    reference = keras_probabilities(model, windows, config, softmax=bundle.manifest.model.softmax_added)
     if reference.shape != (count, len(manifest.labels)):
         expected = f"{len(manifest.labels)} labels in the bundle"
         yield Check("outputs", False, f"Keras answers with shape {reference.shape[1:]}, {expected}")

@@ -93,6 +93,12 @@ class Model(_Part):
     keras_sha256: Sha256
     keras_version: str | None = None
     keras_saved: str | None = None
+    softmax_added: bool = False
+    """The Keras model answers logits; the probabilities are their softmax."""
+    folded: tuple[str, ...] = ()
+    """Batch normalizations (by layer) and the input scaler ("scaler") that went into the layer beside them."""
+    kept: tuple[str, ...] = ()
+    """Those that are operators of their own, since no layer beside them takes them exactly."""
 
 
 class Preprocessing(_Part):

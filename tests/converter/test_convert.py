@@ -79,12 +79,36 @@ def test_the_manifest_says_what_was_done(small_keras, write_config, tmp_path):
         assert variant.operators["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 2
     assert manifest.variants["float32"].parity.top1_agreement == 1
     assert manifest.variants["float32"].parity.dp_max <= 1e-4 < manifest.variants["dynamic"].parity.dp_max
+    assert manifest.model.folded == ("scaler", "batch_normalization", "batch_normalization_1", "batch_normalization_2")
+    assert (manifest.model.kept, manifest.model.softmax_added) == ((), False)
     mixed = manifest.variants["mixed"]
     assert manifest.variants["float32"].runtimes == ("ai-edge-litert", "tflite-runtime 2.14")
     assert manifest.variants["dynamic"].runtimes == ("ai-edge-litert",)
     assert mixed.size < manifest.variants["float32"].size
     assert all("int8" in weight.alone for weight in mixed.weights.values())
     assert "windows to compare on" in " ".join(steps)
+
+
+def test_a_softmax_is_added_where_it_is_asked_for(save, write_config, tmp_path):
+    """The same weights with and without one in Keras: the same answers; and it is said."""
+    import keras
+
+    dense = keras.layers.Dense(4)
+    path = save(
+        [keras.layers.Conv1D(8, 3, padding="same"), keras.layers.BatchNormalization(), keras.layers.Flatten(), dense]
+    )
+    with pytest.raises(ModelRejected, match="the model ends with"):
+        convert(path, write_config(), tmp_path / "bundle", parity_windows=300)
+    bundle = convert(
+        path, write_config(), tmp_path / "bundle", add_softmax=True, variants=["float32"], parity_windows=300
+    )
+    assert bundle.manifest.model.softmax_added
+    assert bundle.manifest.model.kept == ("scaler",)
+    window = np.random.default_rng(1).normal(0, 5, (1, 24, 6)).astype(np.float32)
+    mean, scale = np.array(bundle.manifest.preprocessing.mean), np.array(bundle.manifest.preprocessing.scale)
+    logits = keras.saving.load_model(path)(((window - mean) / scale).astype(np.float32), training=False)
+    answer = load_predictor(bundle).predict(window)
+    np.testing.assert_allclose(answer, np.asarray(keras.ops.softmax(logits)), atol=1e-4)
 
 
 def test_a_bundle_without_a_card_of_its_own_says_that_it_diagnoses_nothing(small_keras, write_config, tmp_path):
