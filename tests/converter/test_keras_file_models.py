@@ -99,6 +99,12 @@ def image() -> Any:
     return keras.Model(x, head(x))
 
 
+def long(x: Any) -> Any:
+    from keras import layers
+
+    return head(layers.GRU(2, name="it")(layers.UpSampling1D(200)(x)))
+
+
 def half(x: Any) -> Any:
     import keras
     from keras import layers
@@ -118,6 +124,7 @@ REFUSED = {  # what it shows: model, words of the message after the path
     "a normalization over time": (layer("BatchNormalization", axis=1), "'it' (BatchNormalization): axis=1, expected"),
     "RMS": (layer("LayerNormalization", rms_scaling=True), "'it' (LayerNormalization): rms_scaling=True"),
     "softmax in a cell": (layer("GRU", units=2, activation="softmax"), "'it' (GRU): activation='softmax'"),
+    "thousands of steps": (of(long), "'it' (GRU): 2400 steps, each of which needs operators of its own; at most 2048"),
     "half precision inside": (of(half), "'in' (Sequential): layer 1 'it' (Conv1D): computes in mixed_float16"),
     "a sequence out": (of(lambda x: x), "the model ends with Input(12, 3), of shape (12, 3)"),
     "sigmoid out": (of(lambda x: head(x, activation="sigmoid")), "the model ends with Dense(3, sigmoid)"),
@@ -143,6 +150,18 @@ def test_one_class_is_no_classification(tmp_path):
     x = entry()
     keras.Model(x, keras.layers.Dense(1, activation="softmax")(keras.layers.Flatten()(x))).save(tmp_path / "m.keras")
     assert "ends with Dense(1, softmax), of shape (1,)" in str(refusal(tmp_path / "m.keras"))
+
+
+def test_a_model_of_a_class_of_one_s_own_is_refused_unrun(tmp_path):
+    import keras
+
+    @keras.saving.register_keras_serializable("mine")
+    class Mine(keras.Model):
+        pass
+
+    x = entry()
+    Mine(x, head(x)).save(tmp_path / "model.keras")
+    assert "the model is a Mine" in str(refusal(tmp_path / "model.keras"))
 
 
 def test_a_lambda_is_refused_unrun_wherever_it_stands(tmp_path):
