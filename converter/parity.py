@@ -1,7 +1,7 @@
 """Does the converted model say what the Keras model says? Measured on windows far wider than the training's."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
