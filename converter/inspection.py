@@ -175,6 +175,9 @@ def _macs_of(layer: Any) -> int | None:
     if kind == "Bidirectional":
         both = [_recurrent_macs(inner, layer.input.shape[1]) for inner in (layer.forward_layer, layer.backward_layer)]
         return None if None in both else sum(value or 0 for value in both)
+    if kind == "TimeDistributed":
+        inner = _macs_of(layer.layer)
+        return None if inner is None else int(output[1] or 1) * inner
     if hasattr(layer, "cell"):
         return _recurrent_macs(layer, layer.input.shape[1])
     if kind in ("Dense", "Conv1D", "DepthwiseConv1D"):

@@ -64,6 +64,7 @@ def test_other_layers_are_counted_too(save):
                 layers.DepthwiseConv1D(3, depth_multiplier=2),
                 layers.GRU(5, return_sequences=True),
                 layers.Bidirectional(layers.SimpleRNN(4, return_sequences=True)),
+                layers.TimeDistributed(layers.Dense(9)),
                 layers.Dense(7),
                 layers.GlobalAveragePooling1D(),
                 layers.Dense(4, activation="softmax"),
@@ -75,7 +76,8 @@ def test_other_layers_are_counted_too(save):
         20 * 3 * 16,
         20 * (16 * 15 + 5 * 15),
         20 * 2 * (5 * 4 + 4 * 4),
-        20 * 8 * 7,
+        20 * 8 * 9,
+        20 * 9 * 7,
         0,
         7 * 4,
     ]
