@@ -39,7 +39,7 @@ demo: $(DEMO)/.installed ## the whole path at work, with faults, and the account
 
 test: $(DEV_DONE) brokers ## style, types and all tests
 	@start=$$SECONDS; $(MAKE) --no-print-directory lint; echo "style and types: $$((SECONDS - start)) s"
-	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 lint: $(DEV_DONE) ## style and types alone
 	@$(DEV)/bin/ruff check --quiet .

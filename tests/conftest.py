@@ -18,6 +18,14 @@ def real_data() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are spread over processes, those of the whole path stay in one: they wait for real time, and two of
+    them at once would take each other's cores."""
+    for item in items:
+        if item.path.is_relative_to(REPOSITORY / "tests" / "e2e"):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
 # What a run says of itself at its end: the time of each area, and what became of the tests that need something.
 
 _NEEDS = {"real_data": "the real recording and model (FIDGET_REAL_DATA)", "mosquitto": "the mosquitto broker"}
@@ -30,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in reports:
         area = "/".join(Path(report.nodeid.split("::")[0]).parts[1:-1][:2]) or "layout"
         seconds[area] += report.duration
-        tests[area].add(report.nodeid)
+        tests[area].add(report.nodeid.removesuffix("@e2e"))
     terminalreporter.section("time per area")
     for area, spent in seconds.most_common():
         terminalreporter.line(f"{spent:8.1f} s  {len(tests[area]):5d} tests  {area}")
@@ -38,7 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         outcomes: dict[str, set[str]] = defaultdict(set)
         for report in reports:
             if mark in report.keywords and (report.skipped or report.when == "call"):
-                outcomes["left out" if report.skipped else "ran"].add(report.nodeid)
+                outcomes["left out" if report.skipped else "ran"].add(report.nodeid.removesuffix("@e2e"))
         if outcomes:
             terminalreporter.section(f"tests that need {what}")
         for outcome, names in sorted(outcomes.items()):
