@@ -104,6 +104,7 @@ class _Lowering:
         self.graph = Graph()
         self._weights = weights
         self._named = 0
+        self._reshaped: dict[int, int] = {}
 
     def layer(self, layer: Layer, inputs: Sequence[int]) -> int:
         at = inputs[0]
@@ -172,8 +173,18 @@ class _Lowering:
         raise ValueError(f"no operators for {type(layer).__name__}")
 
     def reshape(self, at: int, shape: tuple[int, ...]) -> int:
+        """Never of a reshaped tensor, but of what that was made from.
+
+        LiteRT's planner lets a RESHAPE share its input's memory and an elementwise operator overwrite its input's;
+        over two RESHAPEs in a row it does not see that the first one's output is still to be read (ai-edge-litert 2.3).
+        """
+        if shape == self.graph.shape(at):
+            return at
+        source = self._reshaped.get(at, at)
         target = self._whole("shape", shape)
-        return self.graph.operate("RESHAPE", [at, target], shape, options="ReshapeOptions", newShape=list(shape))
+        made = self.graph.operate("RESHAPE", [source, target], shape, options="ReshapeOptions", newShape=list(shape))
+        self._reshaped[made] = source
+        return made
 
     def pad(self, at: int, before: int, after: int) -> int:
         *outer, steps, channels = self.graph.shape(at)

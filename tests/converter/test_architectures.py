@@ -227,6 +227,17 @@ def twins(x: Any) -> Any:
     return layers.Concatenate()([view(x), view(layers.Conv1D(x.shape[2], 3, padding="same")(x))])
 
 
+def around_a_shape(x: Any) -> Any:
+    """Elementwise on another shape of a tensor that is still to be read: its memory must not be overwritten."""
+    from keras import layers
+
+    x = layers.GRU(5, return_sequences=True)(layers.Conv1D(5, 2)(x))
+    flat = layers.Activation("tanh")(layers.BatchNormalization()(layers.Flatten()(x)))
+    x = layers.Add()([layers.Reshape(x.shape[1:])(flat), x])
+    same = layers.Reshape(x.shape[1:])(x) + x
+    return layers.Flatten()(layers.Average()([layers.GRU(5, return_sequences=True)(x), same]) + x)
+
+
 Body = Callable[[Any], Any]
 MODELS: dict[str, tuple[Body, tuple[int, int], int]] = {  # body, (window, channels), classes
     "DeepConvLSTM": (deep_conv_lstm, (48, 9), 5),
@@ -248,6 +259,7 @@ MODELS: dict[str, tuple[Body, tuple[int, int], int]] = {  # body, (window, chann
     "activations": (many_activations, (20, 6), 4),
     "normalizations and pooling": (pooled_normalizations, (40, 6), 4),
     "parts of a window": (parts_of_a_window, (40, 6), 4),
+    "around a shape": (around_a_shape, (12, 6), 4),
     "twins": (twins, (30, 6), 4),
 }
 KEPT = {
