@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from gateway.clock import Instant
-from gateway.store.rows import Cursor, Derived, JournalRow, LoggedEvent, Parked
+from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, LoggedEvent, Parked
 
 ROW_OVERHEAD_BYTES = 200
 """What a row takes in memory beside its payload, about."""
@@ -19,6 +19,8 @@ class Batch:
     progress: dict[str, bytes] = field(default_factory=dict)
     snapshots: dict[str, tuple[int, int, bytes]] = field(default_factory=dict)
     cursors: dict[str, Cursor] = field(default_factory=dict)
+    checkpoints: dict[str, tuple[Checkpoint, ...]] = field(default_factory=dict)
+    """All that a destination has from now on."""
     parked: list[Parked] = field(default_factory=list)
     trim: Instant | None = None
     bytes: int = 0
@@ -67,6 +69,7 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Writte
     (source, id). An event that is in the log already takes no number.
     """
     boots = {row.at.boot_id for row in batch.journal} | {event.boot_id for event in batch.events}
+    boots |= {checkpoint.at.boot_id for kept in batch.checkpoints.values() for checkpoint in kept}
     duplicates = 0
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -108,6 +111,15 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Writte
             "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
             ((c.destination, c.position, " ".join(map(str, sorted(c.beyond)))) for c in batch.cursors.values()),
         )
+        for destination, kept in batch.checkpoints.items():
+            connection.execute("DELETE FROM checkpoint WHERE destination = ?", (destination,))
+            connection.executemany(
+                "INSERT INTO checkpoint VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (destination, c.position, numbers[c.at.boot_id], c.at.mono_ns, c.at.utc_ns, c.at.utc_synced)
+                    for c in kept
+                ),
+            )
         for p in batch.parked:
             if p.reason is None:
                 connection.execute("DELETE FROM parked WHERE destination = ? AND seq = ?", (p.destination, p.seq))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
-from gateway.store.rows import Cursor, LoggedEvent
+from gateway.store.rows import Checkpoint, Cursor, LoggedEvent
 
 _COLUMNS = (
     "e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns, b.id, e.retain, e.seq "
@@ -41,22 +42,14 @@ class EventLog:
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
         return int(rows[0][0]) if rows else 0
 
-    def seq_before(self, seq: int, span_s: float) -> int:
-        """The number after which everything up to seq was created within span_s of seq's own event.
-
-        Walks back from seq, so that a clock that was set between makes the span wrong, never the rows.
-        """
-        row = self._all("SELECT created_ns FROM event WHERE seq <= ? ORDER BY seq DESC LIMIT 1", seq)
-        if not row:
-            return seq
-        since_ns = int(row[0][0]) - int(span_s * 1e9)
-        older = self._all(
-            "SELECT seq FROM event WHERE seq <= ? AND created_ns < ? ORDER BY seq DESC LIMIT 1", seq, since_ns
+    def checkpoints(self, destination: str) -> list[Checkpoint]:
+        """The oldest first."""
+        rows = self._all(
+            "SELECT c.position, b.id, c.mono_ns, c.utc_ns, c.utc_synced FROM checkpoint c JOIN boot b USING (boot) "
+            "WHERE c.destination = ? ORDER BY c.position",
+            destination,
         )
-        if older:
-            return int(older[0][0])
-        first = self._all("SELECT min(seq) FROM event")
-        return min(seq, int(first[0][0]) - 1)
+        return [Checkpoint(row[0], Instant(*row[1:4], utc_synced=bool(row[4]))) for row in rows]
 
     def cursor(self, destination: str) -> Cursor | None:
         return read_cursor(self._connection, self._path, destination)

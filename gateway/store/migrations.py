@@ -49,6 +49,15 @@ CREATE TABLE cursor (
   position INTEGER NOT NULL,
   beyond TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE checkpoint (
+  destination TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  boot INTEGER NOT NULL REFERENCES boot,
+  mono_ns INTEGER NOT NULL,
+  utc_ns INTEGER NOT NULL,
+  utc_synced INTEGER NOT NULL,
+  PRIMARY KEY (destination, position)
+) WITHOUT ROWID;
 CREATE TABLE parked (
   destination TEXT NOT NULL,
   seq INTEGER NOT NULL,
@@ -69,6 +78,7 @@ INSERT INTO daemon VALUES (0);
 """
 """AUTOINCREMENT: a number is never given twice, also when the rows above it are gone. snapshot is apart from progress:
 SQLite writes a row anew as a whole. acknowledged: when every destination had acknowledged all up to position.
+checkpoint: when a destination's cursor stood where.
 
 event_name makes "no event twice" a rule of the database: progress prevents it already, in code that may have faults;
 and a commit whose outcome an error has hidden can simply be done again. It costs 28 % more bytes on the medium (two

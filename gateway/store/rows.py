@@ -72,6 +72,14 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All events up to `position` had been acknowledged by then."""
+
+    position: int
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """An event that a destination has refused for good; reason None: it is parked no longer."""
 

@@ -9,14 +9,14 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.clock import Instant
 from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, Written, write
 from gateway.store.errors import StoreFailed, StoreFull
-from gateway.store.rows import Cursor, Derived, JournalRow, Parked
+from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, Parked
 from gateway.store.store import Store
 from gateway.store.trimming import Trimmer
 
@@ -96,11 +96,13 @@ class Writer:
             self._batch.add_derived(derived)
             self._submitted()
 
-    def cursor(self, cursor: Cursor) -> None:
-        """A later one of the same destination replaces it before the commit."""
+    def cursor(self, cursor: Cursor, checkpoints: Sequence[Checkpoint] | None = None) -> None:
+        """A later one of the same destination replaces it before the commit; so do checkpoints, where given."""
         with self._changed:
             self.check_open()
             self._batch.cursors[cursor.destination] = cursor
+            if checkpoints is not None:
+                self._batch.checkpoints[cursor.destination] = tuple(checkpoints)
             self._submitted()
 
     def park(self, parked: Parked) -> None:

@@ -41,9 +41,8 @@ class CursorState:
 
     def rewind(self, position: int) -> None:
         """Takes back what was acknowledged above this position."""
-        if position < self.position:
-            self.position = position
-            self.beyond.clear()
+        self.position = min(self.position, position)
+        self.beyond = {seq for seq in self.beyond if seq <= position}
 
     def waiting(self, last_seq: int) -> int:
         """Events up to last_seq that are not acknowledged."""

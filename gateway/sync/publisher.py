@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +19,8 @@ from gateway import events
 from gateway.clock import Clock
 from gateway.errors import GatewayError, InputRejected
 from gateway.store import EventLog, Store
-from gateway.store.rows import Cursor, LoggedEvent, Parked
+from gateway.store.rows import Checkpoint, Cursor, LoggedEvent, Parked
+from gateway.sync.checkpoints import Checkpoints
 from gateway.sync.cursor import CursorState
 from gateway.sync.flight import PACKET_TOO_LARGE, Flight, Verdict
 from gateway.sync.mqtt import PahoBroker, max_payload_bytes
@@ -41,7 +42,7 @@ T = TypeVar("T")
 class CursorWriter(Protocol):
     """What the publisher asks of the store's writer."""
 
-    def cursor(self, cursor: Cursor) -> None: ...
+    def cursor(self, cursor: Cursor, checkpoints: Sequence[Checkpoint] | None = None) -> None: ...
     def park(self, parked: Parked) -> None: ...
 
 
@@ -80,7 +81,10 @@ class Publisher:
         self._start = store.start
         known = store.cursor(settings.destination)
         self._cursor = CursorState.of(settings.destination, known)
-        self._had_session = known is not None and known.position > 0
+        self._had_session = known is not None and (known.position > 0 or bool(known.beyond))
+        self._checkpoints = Checkpoints(settings.rewind_s, self._log.checkpoints(settings.destination))
+        if known is None:
+            self._checkpoints.take(0, clock.now())
         self._last_seq = store.last_seq()
         self._flight = Flight()
         self._ahead: deque[LoggedEvent] = deque()
@@ -196,10 +200,10 @@ class Publisher:
         """What was on its way is sent again; more, where the broker has lost the session that it had with us."""
         accepted = connection.accepted
         if self._had_session and not accepted.session_present:
-            back_to = await asyncio.to_thread(self._log.seq_before, self._cursor.position, self._settings.rewind_s)
-            log.warning("the broker has lost our session: going back from event %d", self._cursor.position)
+            position, back_to = self._cursor.position, self._checkpoints.go_back(self._clock.now())
+            log.warning("the broker has lost our session: going back from event %d to %d", position, back_to)
             self._cursor.rewind(back_to)
-            self._cursor_moved = True
+            self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept())
             self.counters.rewound += 1
         self._had_session = True
         self._flight.connected(min(self._settings.window, accepted.in_flight_max))
@@ -304,7 +308,8 @@ class Publisher:
     def _save_cursor(self) -> None:
         if self._cursor_moved:
             self._cursor_moved = False
-            self._writer.cursor(self._cursor.cursor())
+            taken = self._checkpoints.take(self._cursor.position, self._clock.now())
+            self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept() if taken else None)
 
     # Waiting.
 

@@ -56,7 +56,7 @@ class SyncSettings(BaseModel):
     backoff_min_s: float = Field(1.0, gt=0)
     backoff_max_s: float = Field(60.0, gt=0)
     rewind_s: float = Field(1800.0, ge=0)
-    """How far to go back where the broker has lost our session, and so perhaps what it had acknowledged.
+    """Where the broker has lost our session, what it has acknowledged within so long is sent to it again.
     mosquitto writes its state every 1,800 s by default (mosquitto.conf(5), autosave_interval)."""
 
     @model_validator(mode="after")

@@ -4,8 +4,8 @@ import pytest
 
 from gateway.store import EventLog, StoreSettings
 from gateway.store.errors import StoreUnavailable
-from gateway.store.rows import Derived
-from tests.gateway.store.conftest import Opened, event
+from gateway.store.rows import Checkpoint, Cursor, Derived
+from tests.gateway.store.conftest import Opened, at, event
 
 
 async def test_events_come_in_their_order_and_whole(opened: Opened) -> None:
@@ -33,20 +33,20 @@ async def test_a_reader_sees_what_is_committed_later_and_nothing_before_it_is(op
     log.close()
 
 
-@pytest.mark.parametrize(
-    ("seq", "span_s", "back_to"),
-    [(8, 25.0, 5), (8, 0.0, 7), (8, 1e9, 2), (3, 10.0, 2), (2, 10.0, 2)],
-    ids=["within the span", "no span", "further than the log", "near its beginning", "before its beginning"],
-)
-async def test_going_back_by_time_ends_at_the_oldest_event_within_the_span(
-    opened: Opened, seq: int, span_s: float, back_to: int
-) -> None:
-    """Events 3 to 10 exist, created every 10 s; 1 and 2 have been deleted."""
-    opened.writer.derived(Derived(None, tuple(event(n, created_s=10.0 * n) for n in range(1, 11))))
+async def test_checkpoints_are_replaced_as_a_whole_with_the_cursor_of_their_destination(opened: Opened) -> None:
+    first, second = Checkpoint(4, at(1.0)), Checkpoint(7, at(2.0, "another boot", synced=False))
+    opened.writer.cursor(Cursor("a", 4), [first])
+    opened.writer.cursor(Cursor("a", 5))  # says nothing of checkpoints
+    opened.writer.cursor(Cursor("b", 9), [Checkpoint(9, at(3.0))])
     await opened.writer.flush()
-    opened.store.connection.execute("DELETE FROM event WHERE seq < 3")
     log = opened.store.events()
-    assert log.seq_before(seq, span_s) == back_to
+    assert (log.cursor("a"), log.checkpoints("a")) == (Cursor("a", 5), [first])
+    opened.writer.cursor(Cursor("a", 7), [first, second])
+    await opened.writer.flush()
+    assert log.checkpoints("a") == [first, second]
+    opened.writer.cursor(Cursor("a", 4), [first])
+    await opened.writer.flush()
+    assert (log.checkpoints("a"), log.checkpoints("b")) == ([first], [Checkpoint(9, at(3.0))])
     log.close()
 
 

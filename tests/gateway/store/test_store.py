@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from gateway.clock import Instant
 from gateway.errors import GatewayError
 from gateway.store import Store, StoreSettings
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
-from gateway.store.rows import Cursor, Derived
+from gateway.store.rows import Checkpoint, Cursor, Derived
 from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
 from tests.gateway.store.conftest import Opened, at, event
 
@@ -167,6 +168,7 @@ def test_a_database_of_each_version_opens_with_all_that_was_in_it(settings: Stor
         log = store.events()
         assert [(e.seq, e.id, e.payload, e.retain) for e in log.after(0, 9)] == [(1, "e1", b"{}", False)]
         assert (log.parked("broker", 9), log.last_seq()) == ([1], 1)
+        assert log.checkpoints("broker") == [Checkpoint(1, Instant("boot-a", 10, 20, True))]
         log.close()
     assert pragma(settings.path, "user_version") == SCHEMA_VERSION
 

@@ -193,7 +193,9 @@ async def serving(
 class House:
     """Store, writer and publisher as the daemon joins them."""
 
-    def __init__(self, path: Path, broker: Broker | None = None, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, broker: Broker | None = None, *, clock: Clock | None = None, **settings: Any
+    ) -> None:
         self.store = Store.open(StoreSettings(path=path, commit_interval_s=0.005))
         self.writer = Writer(self.store, asyncio.get_running_loop(), self._committed)
         self.publisher = Publisher(
@@ -201,7 +203,7 @@ class House:
             "home",
             self.store,
             self.writer,
-            Clock(),
+            clock or Clock(),
             broker=broker,
             rng=random.Random(1),
         )

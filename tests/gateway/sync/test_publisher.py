@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gateway import events
+from gateway.clock import Clock, Instant
 from gateway.store import Store, StoreSettings
 from gateway.store.rows import LoggedEvent
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable
@@ -249,17 +250,58 @@ async def test_what_is_larger_than_the_brokers_packets_is_not_sent(house: Start)
     assert made.publisher.counters.refused == 1
 
 
-async def test_a_broker_that_lost_the_session_gets_the_last_half_hour_again(house: Start) -> None:
-    broker = ScriptedBroker(keeps_sessions=False)
-    made = await house(broker, rewind_s=30.0)
-    made.log(range(1, 101))
+class SetClock(Clock):
+    """Says what a test sets; UTC is what a Pi without a clock battery has before NTP."""
+
+    seconds = 0.0
+
+    def now(self) -> Instant:
+        return Instant("boot", int(self.seconds * 1e9), int(self.seconds * 1e9), False)
+
+
+async def test_a_broker_that_lost_the_session_gets_all_that_it_acknowledged_in_the_last_half_hour_again(
+    house: Start,
+) -> None:
+    """100 events of ten hours, all created before the first of them was acknowledged, then one every minute."""
+    broker, clock = ScriptedBroker(keeps_sessions=False), SetClock()
+    clock.seconds = 36_000.0
+    made = await house(broker, clock=clock)
+    made.log(range(1, 101), created_every_s=360.0)
     await made.sent()
+    for number in range(101, 111):
+        clock.seconds += 60.0
+        made.log(range(number, number + 1), created_every_s=360.0)
+        await made.sent()
     assert broker.live is not None
     broker.live.drop("killed")
-    await until(lambda: len(broker.received) == 2 and len(broker.received[1]) == 31)
-    assert numbers(broker.received[1]) == list(range(70, 101))
-    assert made.publisher.counters.rewound == 1
+    await until(lambda: len(broker.received) == 2 and len(broker.received[1]) == 110)
     await made.sent()
+    assert made.publisher.counters.rewound == 1
+    clock.seconds += 2000.0
+    for number in range(111, 121):
+        clock.seconds += 60.0
+        made.log(range(number, number + 1), created_every_s=360.0)
+        await made.sent()
+    broker.live.drop("killed again")
+    await until(lambda: len(broker.received) == 3 and 120 in numbers(broker.received[2]))
+    await made.sent()
+    assert numbers(broker.received[2]) == list(range(111, 121))
+
+
+async def test_how_far_to_go_back_is_known_after_a_restart_too(house: Start) -> None:
+    broker, clock = ScriptedBroker(keeps_sessions=False), SetClock()
+    first = await house(broker, clock=clock)
+    first.log(range(1, 11))
+    await first.sent()
+    clock.seconds += 2000.0
+    first.log(range(11, 21))
+    await first.sent()
+    await first.die()
+    clock.seconds += 10.0
+    second = await house(broker, clock=clock)
+    await until(lambda: len(broker.received) == 2 and 20 in numbers(broker.received[1]))
+    await second.sent()
+    assert numbers(broker.received[1]) == list(range(11, 21))
 
 
 async def test_a_loss_of_the_session_while_the_gateway_was_off_is_seen_too(house: Start) -> None:

@@ -23,6 +23,16 @@ CREATE TABLE boot (
   id TEXT NOT NULL UNIQUE
 );
 INSERT INTO "boot" VALUES(1,'boot-a');
+CREATE TABLE checkpoint (
+  destination TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  boot INTEGER NOT NULL REFERENCES boot,
+  mono_ns INTEGER NOT NULL,
+  utc_ns INTEGER NOT NULL,
+  utc_synced INTEGER NOT NULL,
+  PRIMARY KEY (destination, position)
+) WITHOUT ROWID;
+INSERT INTO "checkpoint" VALUES('broker',1,1,10,20,1);
 CREATE TABLE cursor (
   destination TEXT PRIMARY KEY,
   position INTEGER NOT NULL,
