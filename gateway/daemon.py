@@ -319,6 +319,8 @@ class Daemon:
                 broker_connected=self.publisher.connected,
                 broker=self.publisher.state,
                 events_waiting=self.publisher.waiting,
+                events_refused=self.publisher.refused,
+                refusal=self.publisher.refusal,
                 wearables=links,
             )
         )
@@ -339,7 +341,11 @@ class Daemon:
                 "connected": self.publisher.connected,
                 "protocol": self.publisher.protocol,
             },
-            "events": {"waiting": self.publisher.waiting, "acknowledged": self.publisher.acknowledged},
+            "events": {
+                "waiting": self.publisher.waiting,
+                "acknowledged": self.publisher.acknowledged,
+                "refused": self.publisher.refused,
+            },
             "bundle": {"digest": self.model.bundle, "variant": self.model.variant},
             "wearables": {w.settings.id: w.status() for w in self.wearables},
         }

@@ -6,7 +6,10 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """ok: all collects and is sent. degraded: something waits or is away, nothing is lost. failed: nothing collects."""
+    """ok: all collects and is sent. degraded: something waits, is refused or is away, nothing is lost.
+
+    failed: nothing collects.
+    """
 
     OK = "ok"
     DEGRADED = "degraded"
@@ -31,6 +34,9 @@ class Facts:
     broker: str = "connected"
     """The session's state in words."""
     events_waiting: int = 0
+    events_refused: int = 0
+    refusal: str = ""
+    """What the broker said to the last of them."""
     wearables: Mapping[str, LinkFacts] = field(default_factory=dict)
 
 
@@ -58,6 +64,8 @@ def judge(facts: Facts) -> Verdict:
     if not facts.broker_connected:
         waiting = f", {facts.events_waiting} events wait" if facts.events_waiting else ""
         lesser.append(f"broker: {facts.broker}{waiting}")
+    if facts.events_refused:
+        lesser.append(f"broker refuses {facts.events_refused} events: {facts.refusal}")
     lesser += [f"{name}: {link.state}" for name, link in facts.wearables.items() if not link.streaming]
     level = Level.FAILED if fatal else Level.DEGRADED if lesser else Level.OK
     streaming = sum(link.streaming for link in facts.wearables.values())

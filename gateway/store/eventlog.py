@@ -49,18 +49,26 @@ class EventLog:
             "WHERE c.destination = ? ORDER BY c.position",
             destination,
         )
-        return [Checkpoint(row[0], Instant(*row[1:4], utc_synced=bool(row[4]))) for row in rows]
+        return [Checkpoint(row[0], Instant(row[1], row[2], row[3], bool(row[4]))) for row in rows]
 
     def cursor(self, destination: str) -> Cursor | None:
         return read_cursor(self._connection, self._path, destination)
 
-    def parked(self, destination: str, limit: int) -> list[int]:
-        """Events that this destination has refused, lowest numbers first."""
+    def latest_under(self, topic: str, seq: int) -> bool:
+        """Whether no later retained event was ever logged under this topic, as far as the log can still tell."""
+        rows = self._all("SELECT count(*), coalesce(max(retain AND topic = ?), 0) FROM event WHERE seq > ?", topic, seq)
+        later, retained = rows[0]
+        return not retained and later == self.last_seq() - seq
+
+    def parked(self, destination: str, limit: int = -1) -> list[int]:
+        """Events that this destination has refused, lowest numbers first; all of them without a limit."""
         rows = self._all("SELECT seq FROM parked WHERE destination = ? ORDER BY seq LIMIT ?", destination, limit)
         return [int(row[0]) for row in rows]
 
-    def parked_count(self, destination: str) -> int:
-        return int(self._all("SELECT count(*) FROM parked WHERE destination = ?", destination)[0][0])
+    def refusal(self, destination: str) -> str:
+        """Why it has refused the latest of them; empty where there is none."""
+        rows = self._all("SELECT reason FROM parked WHERE destination = ? ORDER BY seq DESC LIMIT 1", destination)
+        return str(rows[0][0]) if rows else ""
 
     def close(self) -> None:
         with self._lock:

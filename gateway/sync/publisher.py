@@ -6,12 +6,13 @@ a crash repeats some events on the wire and never leaves one out.
 """
 
 import asyncio
+import heapq
 import logging
 import random
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -34,7 +35,9 @@ READ_AHEAD = 100
 BEYOND_MAX = 1000
 """One event without an answer holds up all that lie so far behind it: the cursor stays small."""
 PARKED_AGAIN = 100
-"""Refused events that are tried once more, at the first connection after a start."""
+"""Refused events that are tried once more at a time: at each connection, then on while the broker takes some."""
+PARKED_MIN_S, PARKED_MAX_S = 60.0, 3600.0
+"""A pause after refused events were all refused once more, doubled each time until one is taken."""
 
 T = TypeVar("T")
 
@@ -90,8 +93,16 @@ class Publisher:
         self._ahead: deque[LoggedEvent] = deque()
         self._read_to = 0
         self._highest_sent = 0
-        self._parked = set(self._log.parked(settings.destination, PARKED_AGAIN))
-        self._parked_due = bool(self._parked)
+        self._parked = set(self._log.parked(settings.destination))
+        self.refusal = self._log.refusal(settings.destination)
+        """What the broker said to the last event that it refused."""
+        self._retrying: set[int] = set()
+        """Refused events that are tried once more just now."""
+        self._retried_to = 0
+        self._retry_took = False
+        self._retry_due_s, self._retry_pause_s = 0.0, PARKED_MIN_S
+        self._retained: dict[str, int] = {}
+        """By topic, the latest event sent retained: a broker keeps the last that it gets, whatever its age."""
         self._presence_tokens: set[int] = set()
         self._cursor_moved = False
         self._failures = 0
@@ -104,8 +115,7 @@ class Publisher:
         self.connected = False
         self.protocol: str | None = None
         """The version of MQTT that the broker took last: "5" or "3.1.1"."""
-        self.state = "not connected yet"
-        """In words, for people."""
+        self._state = "not connected yet"
 
     # What is asked and told from outside, in the loop.
 
@@ -116,8 +126,21 @@ class Publisher:
 
     @property
     def acknowledged(self) -> int:
-        """Events of the log that it has, or that it has refused, since the store began."""
-        return self._cursor.position + len(self._cursor.beyond)
+        """Events of the log that it has, since the store began."""
+        passed = self._cursor.position + len(self._cursor.beyond)
+        return passed - sum(map(self._cursor.has, self._parked))
+
+    @property
+    def refused(self) -> int:
+        """Events that it will not take at present, of this start and of earlier ones; they are kept and tried again."""
+        return len(self._parked)
+
+    @property
+    def state(self) -> str:
+        """In words, for people."""
+        if self.connected and self.refused:
+            return f"{self._state}; it refuses {self.refused} events: {self.refusal}"
+        return self._state
 
     def committed(self, last_seq: int) -> None:
         """The log holds all events up to this one."""
@@ -142,7 +165,7 @@ class Publisher:
                 await self._session()
         finally:
             self.connected = False
-            self.state = "stopped"
+            self._state = "stopped"
             with suppress(GatewayError):  # a store that has ended: what was acknowledged since is sent again
                 self._save_cursor()
             self._log.close()
@@ -153,7 +176,7 @@ class Publisher:
         """One try: connects and sends for as long as the connection lives, or waits after a failure."""
         where = f"{self._settings.host}:{self._settings.port}"
         if not self.connected and self._failures == 0:
-            self.state = f"connecting to {where}"
+            self._state = f"connecting to {where}"
         self._lost = None
         presence = self._presence(self.counters.connections + 1)
         try:
@@ -180,7 +203,7 @@ class Publisher:
         accepted = connection.accepted
         await self._begin(connection)
         self.connected, self.protocol = True, accepted.protocol
-        self.state = f"connected to {self._settings.host}:{self._settings.port}, MQTT {accepted.protocol}"
+        self._state = f"connected to {self._settings.host}:{self._settings.port}, MQTT {accepted.protocol}"
         log.info("%s", self.state)
         self._presence_tokens = {connection.publish(presence.topic, presence.online, retain=True)}
         while self._lost is None:
@@ -189,6 +212,7 @@ class Publisher:
                 if not self._flight.under_way:
                     break
             else:
+                await self._retry_refused()
                 await self._read_ahead()
                 self._send(connection)
             self._save_cursor()
@@ -210,9 +234,9 @@ class Publisher:
         self._ahead.clear()
         self._read_to = self._cursor.position
         self._heard_s = self._now_s()
-        if self._parked_due:
-            self._flight.again += await asyncio.to_thread(self._log.of, sorted(self._parked))
-            self._parked_due = False
+        self._retrying.clear()
+        self._retry_took = False
+        self._retry_due_s, self._retry_pause_s = self._now_s(), PARKED_MIN_S
 
     async def _say_farewell(self, connection: Connection, presence: Presence) -> None:
         """The offline state is ours to publish: a clean DISCONNECT makes the broker drop the last will."""
@@ -224,6 +248,27 @@ class Publisher:
 
     # The way of an event.
 
+    async def _retry_refused(self) -> None:
+        """Takes up the next of the refused events, in their order, and from the first again after the last."""
+        if self._retrying or not self._parked or self._now_s() < self._retry_due_s:
+            return
+        if self._retried_to >= max(self._parked):
+            self._retried_to = 0
+        due = heapq.nsmallest(PARKED_AGAIN, (seq for seq in self._parked if seq > self._retried_to))
+        self._retried_to = due[-1]
+        found = await asyncio.to_thread(self._read_refused, due)
+        self._retrying = {event.seq for event in found}
+        for seq in set(due) - self._retrying:  # gone from the log
+            self._take_back(seq)
+        self._flight.again += found
+
+    def _read_refused(self, seqs: Sequence[int]) -> list[LoggedEvent]:
+        """An old state among them is told, but does not replace the broker's retained one."""
+        found = self._log.of(seqs)
+        latest = {event.topic: event.seq for event in found if event.retain}
+        stand = {topic for topic, seq in latest.items() if self._log.latest_under(topic, seq)}
+        return [replace(e, retain=e.retain and e.topic in stand and e.seq == latest[e.topic]) for e in found]
+
     async def _read_ahead(self) -> None:
         if self._ahead or self._read_to >= self._last_seq:
             return
@@ -234,7 +279,9 @@ class Publisher:
             if event.seq > expected:
                 self._cursor.absent(expected, event.seq)
                 self._cursor_moved = True
-            if not self._cursor.has(event.seq):
+            if event.seq in self._parked:
+                self._acknowledge(event.seq)
+            elif not self._cursor.has(event.seq):
                 self._ahead.append(event)
             expected = event.seq + 1
         if len(found) < READ_AHEAD and expected <= last_seq:
@@ -256,7 +303,10 @@ class Publisher:
                 continue
             if not self._flight.under_way:
                 self._heard_s = self._now_s()
-            self._flight.sent(connection.publish(event.topic, event.payload, retain=event.retain), event)
+            retain = event.retain and event.seq >= self._retained.get(event.topic, 0)
+            if retain:
+                self._retained[event.topic] = event.seq
+            self._flight.sent(connection.publish(event.topic, event.payload, retain=retain), event)
             room -= 1
             self.counters.sent += 1
             self.counters.sent_again += event.seq <= self._highest_sent
@@ -281,8 +331,8 @@ class Publisher:
                 self._failures = 0
                 self._acknowledge(event.seq)
                 if event.seq in self._parked:
-                    self._parked.discard(event.seq)
-                    self._writer.park(Parked(self._settings.destination, event.seq, None))
+                    self._take_back(event.seq)
+                self._retried(event.seq, taken=True)
             case Verdict.REFUSED:
                 self._set_aside(event, words, code)
             case Verdict.SLOW_DOWN | Verdict.AGAIN:
@@ -299,11 +349,34 @@ class Publisher:
 
     def _set_aside(self, event: LoggedEvent, words: str, code: int) -> None:
         """The broker will not take it: it is kept and listed, and the rest goes on."""
-        log.warning("event %d (%s): the broker refuses it: %s (0x%02x)", event.seq, event.topic, words, code)
-        self.counters.refused += 1
-        self._parked.add(event.seq)
-        self._writer.park(Parked(self._settings.destination, event.seq, words))
+        self.refusal = words
+        if event.seq not in self._parked:
+            log.warning("event %d (%s): the broker refuses it: %s (0x%02x)", event.seq, event.topic, words, code)
+            self.counters.refused += 1
+            if not self._parked:
+                self._retry_due_s = self._now_s() + self._retry_pause_s
+            self._parked.add(event.seq)
+            self._writer.park(Parked(self._settings.destination, event.seq, words))
         self._acknowledge(event.seq)
+        self._retried(event.seq, taken=False)
+
+    def _take_back(self, seq: int) -> None:
+        """It is refused no longer."""
+        self._parked.discard(seq)
+        self._writer.park(Parked(self._settings.destination, seq, None))
+
+    def _retried(self, seq: int, *, taken: bool) -> None:
+        """The next ones are due at once where the broker takes some again, and later where it takes none."""
+        if seq not in self._retrying:
+            return
+        self._retrying.discard(seq)
+        self._retry_took |= taken
+        if self._retrying:
+            return
+        pause_s = self._retry_pause_s
+        self._retry_pause_s = PARKED_MIN_S if self._retry_took else min(2 * pause_s, PARKED_MAX_S)
+        self._retry_due_s = self._now_s() + (0.0 if self._retry_took else pause_s)
+        self._retry_took = False
 
     def _save_cursor(self) -> None:
         if self._cursor_moved:
@@ -321,6 +394,8 @@ class Publisher:
             dues.append(self._heard_s + self._settings.ack_timeout_s)
         if self._flight.not_before_s > now_s:
             dues.append(self._flight.not_before_s)
+        if self._parked and not self._retrying and not self._stopping.is_set():
+            dues.append(self._retry_due_s)
         try:
             async with asyncio.timeout(max(0.0, min(dues) - now_s) if dues else None):
                 await self._changed.wait()
@@ -334,8 +409,8 @@ class Publisher:
         limit_s = min(self._settings.backoff_max_s, self._settings.backoff_min_s * 2 ** min(self._failures, 16))
         pause_s = limit_s * (0.5 + 0.5 * self._rng.random())
         self._failures += 1
-        self.state = f"{why}; next try {pause_s:.2g} s later"
-        log.warning("%s", self.state)
+        self._state = f"{why}; next try {pause_s:.2g} s later"
+        log.warning("%s", self._state)
         self._save_cursor()
         await self._unless_stopping(asyncio.sleep(pause_s))
 

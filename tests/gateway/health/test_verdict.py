@@ -21,6 +21,11 @@ def test_a_broker_that_is_away_degrades_and_says_what_waits():
     assert str(judge(facts)) == "degraded: 1 of 1 wearables streaming; broker: refused the password, 7 events wait"
 
 
+def test_a_broker_that_refuses_events_degrades_and_says_how_many_and_why():
+    facts = Facts(events_refused=7, refusal="Not authorized", wearables={"left": STREAMING})
+    assert str(judge(facts)) == "degraded: 1 of 1 wearables streaming; broker refuses 7 events: Not authorized"
+
+
 def test_a_wearable_out_of_reach_degrades_and_is_named():
     verdict = judge(Facts(wearables={"left": STREAMING, "right": AWAY}))
     assert str(verdict) == "degraded: 1 of 2 wearables streaming; right: out of reach"
@@ -42,6 +47,7 @@ FACTS = st.builds(
     radio_fault=FAULTS,
     store_fault=FAULTS,
     broker_connected=st.booleans(),
+    events_refused=st.integers(0, 2),
     wearables=st.dictionaries(st.sampled_from("lr"), st.sampled_from([STREAMING, AWAY])),
 )
 

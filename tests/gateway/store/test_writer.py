@@ -123,7 +123,7 @@ async def test_the_newest_cursor_and_parking_are_kept(opened: Opened) -> None:
     assert opened.store.cursor("broker") == Cursor("broker", 4, frozenset({6, 13}))
     assert opened.store.cursor("another") is None
     log = opened.store.events()
-    assert (log.parked("broker", 10), log.parked_count("broker"), log.parked("another", 10)) == ([4], 1, [])
+    assert (log.parked("broker"), log.refusal("broker"), log.parked("another")) == ([4], "Not authorized", [])
     log.close()
 
 

@@ -1,6 +1,7 @@
 """The publisher over a real store, against a broker that a test scripts at the border of a connection."""
 
 import asyncio
+import itertools
 import json
 import re
 import tempfile
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from gateway import events
 from gateway.clock import Clock, Instant
 from gateway.store import Store, StoreSettings
-from gateway.store.rows import LoggedEvent
+from gateway.store.rows import Derived, LoggedEvent
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable
 from gateway.sync.session import Accepted, Connection, Listener, Presence
 from tests.gateway.sync.conftest import House, until
@@ -41,6 +42,8 @@ class ScriptedBroker:
     """Ends the connection once it has received so many events."""
     received: list[list[bytes]] = field(default_factory=list)
     """For each connection the payloads of events."""
+    retained: dict[bytes, bool] = field(default_factory=dict)
+    """Whether a payload was retained when it came last."""
     presence: list[tuple[bytes, bool]] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     most_in_flight: int = 0
@@ -81,6 +84,7 @@ class ScriptedConnection:
             return self._tokens
         if self._open:
             broker.received[-1].append(payload)
+            broker.retained[payload] = retain
             answer = broker.puback(payload)
             if broker.drop_after is not None and len(broker.received[-1]) >= broker.drop_after:
                 asyncio.get_running_loop().call_soon(self.drop, "dropped")
@@ -237,6 +241,107 @@ async def test_what_was_refused_is_tried_once_more_after_a_restart(house: Start)
         log = store.events()
         assert log.parked("broker", 9) == []
         log.close()
+
+
+async def test_a_broker_that_refuses_everything_is_seen_to_and_nothing_of_it_counts_as_acknowledged(
+    house: Start,
+) -> None:
+    made = await house(ScriptedBroker(puback=lambda payload: NOT_AUTHORIZED))
+    made.log(range(1, 151))
+    await made.sent()
+    assert (made.publisher.refused, made.publisher.acknowledged, made.publisher.waiting) == (150, 0, 0)
+    assert made.publisher.state == "connected to broker.example:1883, MQTT 5; it refuses 150 events: Not authorized"
+    await made.stop()
+    away = await house(ScriptedBroker(refusals=deque([BrokerUnavailable("away")] * 100)), backoff_max_s=60)
+    assert (away.publisher.refused, away.publisher.refusal, away.publisher.acknowledged) == (150, "Not authorized", 0)
+
+
+async def test_all_that_was_refused_is_sent_in_order_once_the_broker_takes_it_new_events_between(
+    house: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sync.publisher.PARKED_AGAIN", 10)
+    monkeypatch.setattr("gateway.sync.publisher.PARKED_MIN_S", 0.02)
+    broker = ScriptedBroker(puback=lambda payload: NOT_AUTHORIZED)
+    made = await house(broker)
+    made.log(range(1, 96))
+    await made.sent()
+    await until(lambda: len(broker.payloads) > 120)  # tried again on the same connection
+    assert made.publisher.counters.refused == made.publisher.refused == 95
+    taken: list[int] = []
+    broker.puback = lambda payload: taken.append(int(payload)) or SUCCESS  # type: ignore[func-returns-value]
+    made.log(range(96, 101))
+    await until(lambda: made.publisher.refused == 0 and made.publisher.waiting == 0)
+    assert sorted(taken) == list(range(1, 101))
+    assert made.publisher.acknowledged == 100
+    assert made.publisher.state == "connected to broker.example:1883, MQTT 5"
+
+
+async def test_a_broker_that_goes_on_refusing_is_asked_ever_less_often(
+    house: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sync.publisher.PARKED_MIN_S", 0.05)
+    loop, asked_s = asyncio.get_running_loop(), list[float]()
+
+    def puback(payload: bytes) -> int:
+        asked_s.append(loop.time())
+        return NOT_AUTHORIZED
+
+    made = await house(ScriptedBroker(puback=puback))
+    made.log(range(1, 2))
+    await until(lambda: len(asked_s) == 5)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked_s)]
+    assert all(pause >= least - 0.005 for pause, least in zip(pauses, (0.05, 0.05, 0.1, 0.2), strict=True))
+
+
+async def test_an_old_state_that_was_refused_does_not_replace_the_retained_one(house: Start) -> None:
+    def state(number: int, topic: str) -> LoggedEvent:
+        return LoggedEvent("state", "left", "urn:left", f"s{number}", topic, b"%d" % number, 0, "boot", retain=True)
+
+    first = await house(ScriptedBroker(puback=lambda payload: SUCCESS if payload in (b"3", b"6") else NOT_AUTHORIZED))
+    topics = {1: "t/a", 2: "t/a", 3: "t/a", 4: "t/b", 5: "t/b", 6: "t/c"}
+    first.writer.derived(Derived(None, tuple(state(number, topic) for number, topic in topics.items())))
+    await first.sent()
+    await first.stop()
+    broker = ScriptedBroker()
+    second = await house(broker)
+    await until(lambda: second.publisher.refused == 0)
+    await second.sent()  # this broker knows nothing of the first connection: 3 and 6 come again
+    assert broker.retained == {b"1": False, b"2": False, b"3": True, b"4": False, b"5": True, b"6": True}
+
+
+async def test_a_refused_state_is_not_retained_where_a_later_one_may_have_been_trimmed(house: Start) -> None:
+    first = await house(ScriptedBroker(puback=lambda payload: SUCCESS if payload == b"2" else NOT_AUTHORIZED))
+    for number in (1, 2):
+        made = LoggedEvent("state", "left", "urn:left", f"s{number}", "t/a", b"%d" % number, 0, "boot", retain=True)
+        first.writer.derived(Derived(None, (made,)))
+    await first.sent()
+    await first.writer.flush()
+    first.store.connection.execute("DELETE FROM event WHERE seq = 2")
+    await first.stop()
+    broker = ScriptedBroker()
+    second = await house(broker)
+    await until(lambda: second.publisher.refused == 0)
+    assert broker.retained == {b"1": False}
+
+
+async def test_a_state_sent_again_behind_a_later_one_is_not_retained(
+    house: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sync.flight.SLOW_MIN_S", 0.01)
+    seen: Counter[bytes] = Counter()
+
+    def puback(payload: bytes) -> int:
+        seen[payload] += 1
+        return QUOTA if seen[payload] == 1 and payload == b"1" else SUCCESS
+
+    broker = ScriptedBroker(puback=puback)
+    made = await house(broker)
+    for number in (1, 2):
+        state = LoggedEvent("state", "left", "urn:left", f"s{number}", "t/a", b"%d" % number, 0, "boot", retain=True)
+        made.writer.derived(Derived(None, (state,)))
+    await made.sent()
+    assert numbers(broker.payloads) == [1, 2, 1]
+    assert broker.retained == {b"1": False, b"2": True}
 
 
 async def test_what_is_larger_than_the_brokers_packets_is_not_sent(house: Start) -> None:
