@@ -101,6 +101,8 @@ def _self_test(bundle: "Bundle", variant: str | None) -> str:
 
 def _store(config: "Config") -> str:
     """Where the store is or will be; nothing is made."""
+    from gateway.store.store import check_database
+
     path = config.store.path
     folder = path.parent
     while not folder.exists():
@@ -115,24 +117,8 @@ def _store(config: "Config") -> str:
         raise InputRejected(f"store.path {path}: expected a file in a folder", hint="Choose another path.")
     if not path.exists():
         return f"{path}, will be made"
-    _check_database(path)
+    check_database(path)
     return f"{path}, {path.stat().st_size} bytes"
-
-
-def _check_database(path: Path) -> None:
-    """From the file's header alone (https://sqlite.org/fileformat.html, 1.3): opening it would make files beside it."""
-    from gateway.store.errors import StoreForeign, StoreTooNew
-    from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
-
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header:
-        return
-    version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
-    if not header.startswith(b"SQLite format 3\0") or application != APPLICATION_ID:
-        raise StoreForeign(path)
-    if version > SCHEMA_VERSION:
-        raise StoreTooNew(path, version, SCHEMA_VERSION)
 
 
 def _broker(config: "Config", *, connect: bool) -> str:

@@ -13,14 +13,14 @@ WAL_BYTES_KEPT = 4 * 1024 * 1024
 """The write-ahead log's file is cut back to this after a checkpoint; a checkpoint is due every 1,000 pages (4 MB)."""
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool, immutable: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, which the caller serialises. Raises sqlite3.Error.
 
     Writers sync the log at every commit (synchronous=FULL): in WAL mode NORMAL may lose the last commits at a power
     cut (https://www.sqlite.org/pragma.html#pragma_synchronous), and these have been acknowledged to wearables.
     """
     mode = "ro" if read_only else "rwc"
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection

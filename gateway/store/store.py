@@ -4,6 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -18,6 +19,7 @@ from gateway.store.settings import StoreSettings
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x46444754
 """The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
+_MAGIC = b"SQLite format 3\0"
 _ROWS_A_READ = 500
 
 
@@ -129,13 +131,7 @@ def _lock(path: Path) -> IO[bytes]:
 def _open(path: Path) -> sqlite3.Connection:
     connection = connect(path, read_only=False)
     try:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        application_id = int(connection.execute("PRAGMA application_id").fetchone()[0])
-        empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and application_id != APPLICATION_ID:
-            raise StoreForeign(path)
-        if version > SCHEMA_VERSION:
-            raise StoreTooNew(path, version, SCHEMA_VERSION)
+        version, empty = _known(path, connection)
         if empty:  # only before the first table is made
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         tune_for_writing(connection)
@@ -143,11 +139,45 @@ def _open(path: Path) -> sqlite3.Connection:
             from gateway.store.migrations import migrate
 
             migrate(connection, APPLICATION_ID)
+            # what looks at the file alone, such as file(1), knows from now on whose it is
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             _sync_folder(path.parent)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _known(path: Path, connection: sqlite3.Connection) -> tuple[int, bool]:
+    """Version and whether nothing is in it yet. Raises StoreForeign or StoreTooNew."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application_id = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not empty and application_id != APPLICATION_ID:
+        raise StoreForeign(path)
+    if version > SCHEMA_VERSION:
+        raise StoreTooNew(path, version, SCHEMA_VERSION)
+    return version, empty
+
+
+def check_database(path: Path) -> None:
+    """Whether this program can open the file, which may be in use. Nothing is changed.
+
+    Where a write-ahead log lies beside it, that may hold a newer header. Where none does, SQLite is told that nobody
+    writes (https://www.sqlite.org/uri.html, "immutable"), so that it makes no files beside it.
+    Raises StoreForeign, StoreTooNew, StoreCorrupt or StoreUnavailable.
+    """
+    log = path.with_name(path.name + "-wal")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+        logged = log.exists() and log.stat().st_size > 0
+    except OSError as error:
+        raise StoreUnavailable(path, error.strerror) from error
+    if magic not in (b"", _MAGIC):
+        raise StoreForeign(path)
+    with errors_in_words(path), closing(connect(path, read_only=True, immutable=not logged)) as connection:
+        _known(path, connection)
 
 
 def _sync_folder(folder: Path) -> None:

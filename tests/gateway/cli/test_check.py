@@ -99,6 +99,43 @@ def test_a_store_of_a_newer_version_is_refused_untouched(place, capsys):
     assert [path.name for path in database.parent.iterdir()] == ["gateway.db"]
 
 
+def test_a_store_that_has_just_been_made_is_known_while_it_is_open_and_after_a_crash(place, capsys):
+    from gateway.store import Store, StoreSettings
+
+    path = place.folder / "state" / "gateway.db"
+    with Store.open(StoreSettings(path=path)):
+        assert check(capsys, place())[0] == 0
+        crashed = {name: (path.parent / name).read_bytes() for name in ("gateway.db", "gateway.db-wal")}
+    path.write_bytes(crashed["gateway.db"])
+    path.with_name("gateway.db-wal").write_bytes(crashed["gateway.db-wal"])
+    assert check(capsys, place())[0] == 0
+
+
+def test_a_store_that_was_being_made_when_the_power_went_is_no_foreign_one(place, capsys):
+    (place.folder / "state").mkdir()
+    path = place.folder / "state" / "gateway.db"
+    for made in (path.touch, lambda: sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()):
+        made()
+        assert check(capsys, place())[0] == 0
+        assert [file.name for file in path.parent.iterdir()] == ["gateway.db"]
+
+
+def test_a_newer_version_that_is_still_in_the_write_ahead_log_is_seen(place, capsys):
+    from gateway.store import Store, StoreSettings
+
+    path = place.folder / "state" / "gateway.db"
+    Store.open(StoreSettings(path=path)).close()
+    with sqlite3.connect(path) as newer:
+        newer.execute("PRAGMA user_version = 999")
+        newer.commit()
+        before = path.read_bytes(), path.with_name("gateway.db-wal").read_bytes()
+        code, _, err = check(capsys, place())
+        assert (path.read_bytes(), path.with_name("gateway.db-wal").read_bytes()) == before
+    newer.close()
+    assert code == 2
+    assert "schema version 999" in err
+
+
 @pytest.mark.parametrize("kind", ["a folder", "behind a file"])
 def test_a_store_that_cannot_be_there_is_refused(place, capsys, kind):
     if kind == "a folder":

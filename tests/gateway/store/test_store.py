@@ -36,6 +36,13 @@ def test_a_new_store_is_made_with_its_folder_durable_and_ours(settings: StoreSet
     assert pragma(settings.path, "application_id") == APPLICATION_ID
 
 
+def test_the_file_of_a_new_store_says_at_once_whose_it_is(settings: StoreSettings) -> None:
+    with Store.open(settings):
+        header = settings.path.read_bytes()[:100]
+        assert int.from_bytes(header[68:72], "big") == APPLICATION_ID
+        assert int.from_bytes(header[60:64], "big") == SCHEMA_VERSION
+
+
 def test_each_opening_is_counted(settings: StoreSettings) -> None:
     for start in (1, 2, 3):
         with Store.open(settings) as store:
