@@ -392,7 +392,7 @@ async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None =
     bundle = load_bundle(config.bundle.path)
     predictor = load_predictor(bundle, config.bundle.variant)
     self_test(predictor, bundle, config.bundle.variant)
-    with Store.open(config.store) as store:
+    with Store.open(config.store, destinations=[config.sync.destination]) as store:
         daemon = Daemon(config, clock, bundle, predictor, store)
         try:
             await daemon.run(status_file)

@@ -19,6 +19,6 @@ class StoreSettings(BaseModel):
     journal_retention_s: float = Field(86400.0, ge=0)
     """Observations are kept for so long after a snapshot has made them unnecessary."""
     event_retention_s: float = Field(86400.0, ge=0)
-    """Events are kept for so long after every destination has acknowledged them."""
+    """Events are kept for so long after every destination that is served has acknowledged them."""
     bytes_max: int = Field(1024 * 1024 * 1024, ge=1024 * 1024)
     """Above this size what retention still keeps is deleted early; what has not been acknowledged stays."""

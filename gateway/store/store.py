@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from gateway.store.errors import StoreForeign, StoreInUse, StoreTooNew, StoreUna
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.rows import Cursor, JournalRow, StreamRecord
 from gateway.store.settings import StoreSettings
+from gateway.store.trimming import acknowledged_by_all
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x46444754
@@ -26,27 +27,37 @@ _ROWS_A_READ = 500
 class Store:
     """One process at a time has a store open (a lock file beside it); EventLog may read it from anywhere."""
 
-    def __init__(self, settings: StoreSettings, connection: sqlite3.Connection, lock: IO[bytes]) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: StoreSettings,
+        connection: sqlite3.Connection,
+        lock: IO[bytes],
+        destinations: Collection[str] | None,
+    ) -> None:
+        self.settings, self.destinations = settings, destinations
         self.connection = connection
         """The one that writes; the Writer's alone once there is one."""
         self._reader = connect(settings.path, read_only=True)
         connection.execute("UPDATE daemon SET starts = starts + 1")
         self.start: int = connection.execute("SELECT starts FROM daemon").fetchone()[0]
         """How many times this store has been opened to write, this time included; on the medium already."""
+        # when another destination had it all says nothing of one that has less
+        acknowledged = acknowledged_by_all(connection, destinations)
+        connection.execute("DELETE FROM acknowledged WHERE position > ?", (acknowledged,))
         self._lock = lock
 
     @classmethod
-    def open(cls, settings: StoreSettings) -> Self:
+    def open(cls, settings: StoreSettings, destinations: Collection[str] | None = None) -> Self:
         """Creates the database or brings it to this version's schema.
 
+        destinations: for whom events are kept; without them, for all that ever acknowledged or refused one.
         Raises StoreTooNew or StoreForeign (the file is untouched), StoreInUse, StoreCorrupt, StoreUnavailable.
         """
         path = settings.path
         lock = _lock(path)
         try:
             with errors_in_words(path):
-                return cls(settings, _open(path), lock)
+                return cls(settings, _open(path), lock, destinations)
         except BaseException:
             lock.close()
             raise

@@ -1,6 +1,7 @@
 """What is deleted, and when: observations and events that nobody needs any more, in bulk, a bounded pass at a time."""
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.clock import Instant
@@ -21,6 +22,9 @@ class Trimmer:
     """Remembers where its last pass over the journal ended, so that rows still needed are not looked at each time."""
 
     settings: StoreSettings
+    destinations: Collection[str] | None = None
+    """For whom events are kept: one that has acknowledged nothing yet needs them all, one that is no longer served
+    none. None: for all that ever acknowledged or refused one."""
     looked_at: int = 0
 
     def trim(self, connection: sqlite3.Connection, now: Instant) -> int:
@@ -63,7 +67,9 @@ class Trimmer:
 
     def _events(self, connection: sqlite3.Connection, now: Instant, crowded: bool) -> int:
         """Events that every destination acknowledged event_retention_s ago; those that one has refused stay."""
-        acknowledged = connection.execute("SELECT min(position) FROM cursor").fetchone()[0] or 0
+        acknowledged = acknowledged_by_all(connection, self.destinations)
+        # a cursor that went back has not acknowledged what lies before it any more
+        connection.execute("UPDATE OR REPLACE acknowledged SET position = ?1 WHERE position > ?1", (acknowledged,))
         marks = [
             (position, age_s(Instant(boot_id, mono_ns, utc_ns, bool(synced)), now))
             for position, boot_id, mono_ns, utc_ns, synced in connection.execute(
@@ -78,17 +84,26 @@ class Trimmer:
                 "INSERT OR REPLACE INTO acknowledged VALUES (?, ?, ?, ?, ?)",
                 (acknowledged, boot_number(connection, now.boot_id), now.mono_ns, now.utc_ns, now.utc_synced),
             )
-        # a cursor that went back has not acknowledged what lies before it any more
-        bound = min(acknowledged, acknowledged if crowded else max(due, default=0))
-        first = connection.execute("SELECT min(seq) FROM event WHERE seq NOT IN (SELECT seq FROM parked)").fetchone()[0]
-        first = first or 0
+        bound = acknowledged if crowded else max(due, default=0)
+        names = self.destinations
+        served = "" if names is None else f" WHERE destination IN ({', '.join('?' * len(names))})"
+        idle = f"seq NOT IN (SELECT seq FROM parked{served})"
+        names = names or ()
+        first = connection.execute(f"SELECT min(seq) FROM event WHERE {idle}", (*names,)).fetchone()[0] or 0
         last = min(bound, first + ROWS_A_PASS)
         deleted = connection.execute(
-            "DELETE FROM event WHERE seq BETWEEN ? AND ? AND seq NOT IN (SELECT seq FROM parked)", (first, last)
+            f"DELETE FROM event WHERE seq BETWEEN ? AND ? AND {idle}", (first, last, *names)
         ).rowcount
         if last == bound:
             connection.execute("DELETE FROM acknowledged WHERE position < ?", (bound,))
         return deleted
+
+
+def acknowledged_by_all(connection: sqlite3.Connection, destinations: Collection[str] | None) -> int:
+    """Up to which event; destinations as for Trimmer."""
+    cursors = dict(connection.execute("SELECT destination, position FROM cursor").fetchall())
+    served = cursors if destinations is None else destinations
+    return min((cursors.get(destination, 0) for destination in served), default=0)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

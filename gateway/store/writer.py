@@ -64,7 +64,7 @@ class Writer:
         self._settings = store.settings
         self._loop, self._on_commit, self._on_error = loop, on_commit, on_error
         self._row, self._seq = store.last_row(), store.last_seq()
-        self._trimmer = Trimmer(store.settings)
+        self._trimmer = Trimmer(store.settings, store.destinations)
         self._changed = threading.Condition()
         # Guarded by _changed:
         self._batch = Batch()

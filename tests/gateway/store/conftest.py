@@ -1,7 +1,7 @@
 """A store in a temporary folder, and submissions that tell where they stand in the order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,8 @@ def event(number: int, *, wearable: str = "left", created_s: float = 0.0, payloa
 class Opened:
     """A store with its writer, and all that the writer has told."""
 
-    def __init__(self, settings: StoreSettings) -> None:
-        self.store = Store.open(settings)
+    def __init__(self, settings: StoreSettings, destinations: Collection[str] | None = None) -> None:
+        self.store = Store.open(settings, destinations)
         self.commits: list[Committed] = []
         self.troubles: list[str | None] = []
         self.told = asyncio.Event()

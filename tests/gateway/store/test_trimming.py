@@ -100,6 +100,37 @@ def test_a_cursor_that_went_back_keeps_what_it_will_send_again(store: Store) -> 
     assert kept(store.connection, "event", "seq") == [3, 4, 5]
 
 
+def test_a_destination_that_is_no_longer_served_holds_up_nothing(store: Store) -> None:
+    parked = [Parked("old", 1, "Not authorized"), Parked("new", 2, "Not authorized")]
+    cursors = {"old": Cursor("old", 2), "new": Cursor("new", 5)}
+    fill(store, Batch(events=[event(n) for n in range(1, 7)], cursors=cursors, parked=parked))
+    trimmer = Trimmer(store.settings, ["new"])
+    trimmer.trim(store.connection, at(0))
+    assert trimmer.trim(store.connection, at(DAY_S)) == 4
+    assert kept(store.connection, "event", "seq") == [2, 6]
+
+
+async def test_a_destination_with_a_new_name_gets_all_and_keeps_it_for_the_whole_retention(
+    settings: StoreSettings,
+) -> None:
+    with Store.open(settings, ["old"]) as store:
+        fill(store, Batch(events=[event(n) for n in range(1, 6)], cursors={"old": Cursor("old", 5)}))
+        Trimmer(settings, ["old"]).trim(store.connection, at(0))
+    with Store.open(settings, ["new"]) as store:
+        trimmer = Trimmer(settings, ["new"])
+        assert trimmer.trim(store.connection, at(2 * DAY_S)) == 0
+        fill(store, Batch(cursors={"new": Cursor("new", 4)}))
+        assert trimmer.trim(store.connection, at(2 * DAY_S + 60)) == 0
+        assert trimmer.trim(store.connection, at(3 * DAY_S + 120)) == 4
+    opened = Opened(settings, ["new"])  # and the writer knows whom it serves
+    opened.writer.cursor(Cursor("new", 5))
+    opened.writer.trim(at(4 * DAY_S))
+    await opened.writer.flush()
+    opened.writer.trim(at(6 * DAY_S))
+    await opened.close()
+    assert opened.writer.counters.trimmed == 1
+
+
 def test_above_its_size_the_store_gives_up_retention_but_nothing_that_is_needed(tmp_path: Path) -> None:
     store = Store.open(StoreSettings(path=tmp_path / "gateway.db", bytes_max=1024 * 1024))
     events = [event(n, payload=bytes(10_000)) for n in range(1, 201)]
