@@ -108,6 +108,7 @@ class Wearable:
             "address": self.spec.ble_address(),
             "session": f"{running.number:016x}",
             "made": running.made,
+            "to_make": len(self._values),
             "closed": running.closed,
             "acked": running.watermark,
             "ring_held": device.held,

@@ -142,6 +142,7 @@ def take(evidence: Evidence) -> Account:
     both, missing = committed.keys() & received.keys(), committed.keys() - received.keys()
     wrong = [
         *_samples_wrong(evidence),
+        *(() if due else ("no window was due at all",)),
         *_windows_wrong("inferred", due, inferred),
         *_windows_wrong("received", due, arrived),
         *_told("committed more than once", (f"event {e.id}" for e, times in committed.items() if times > 1)),

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gateway.bundle import load_bundle
 from gateway.demo import arrange
 from gateway.demo.account import Account, read_evidence, take
 from gateway.demo.announce import PASSWORD_VARIABLE, announced
@@ -56,26 +57,44 @@ class BrokerRefused(InputRejected):
     hint = "Check --broker, --username and --password-file."
 
 
+class BrokerUnreachable(GatewayError):
+    hint = "Is a broker listening there?"
+
+
+class RecordingTooShort(InputRejected):
+    hint = "Give a longer recording, or none for synthetic motion."
+
+
 def perform(plan: Plan) -> int:
     """Runs the demo; 0 where every number adds up, 1 where not, 130 where it was aborted."""
     folder = Path(tempfile.mkdtemp(prefix="fidget-demo-")) if plan.keep is None else plan.keep
+    ours = plan.keep is None or not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    worth_keeping = True
+    kept = True
     try:
         account = asyncio.run(_with_signals(plan, arrange.Files(folder)))
-        worth_keeping = account is not None and not account.adds_up
-    except InputRejected:
-        worth_keeping = False
+        kept = plan.keep is not None or (account is not None and not account.adds_up)
+    except (InputRejected, BrokerUnreachable):  # nothing was played
+        kept = False
         raise
     finally:
-        if plan.keep is not None or worth_keeping:
+        if kept:
             print(f"Logs, database and truth: {folder}", file=sys.stderr, flush=True)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder, ours)
     if account is None:
         print("aborted", file=sys.stderr)
         return 130
     return 0 if account.adds_up else 1
+
+
+def _remove(folder: Path, ours: bool) -> None:
+    """All that is in it, and itself where we made it."""
+    if ours:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 async def _with_signals(plan: Plan, files: arrange.Files) -> Account | None:
@@ -146,6 +165,7 @@ async def _set_up(
     radio = await simulator.says(announced, READY_WITHIN_S)
     control = await stack.enter_async_context(SimulatorControl(*control_at))
     wearables = await control.status()
+    _long_enough(plan, min(wearable.to_make for wearable in wearables))
     behind_proxy = replace(broker, host=proxy.address[0], port=proxy.address[1])
     arrange.write_configuration(
         files,
@@ -165,15 +185,24 @@ async def _set_up(
     return performance
 
 
+def _long_enough(plan: Plan, samples: int) -> None:
+    """Raises RecordingTooShort where not one window is due of so many samples."""
+    manifest = load_bundle(plan.bundle).manifest
+    if samples < manifest.window:
+        files = ", ".join(map(str, plan.recording))
+        at = f"{samples} samples at {manifest.rate_hz:g} Hz"
+        raise RecordingTooShort(f"{files}: {at}; one window of the model is {manifest.window} samples")
+
+
 async def _subscribe(start: _Start, files: arrange.Files, gateway_id: str, broker: arrange.Broker) -> str:
-    """What the subscriber says once it has its subscription. Raises BrokerRefused, GatewayError."""
+    """What the subscriber says once it has its subscription. Raises BrokerRefused, BrokerUnreachable."""
     subscriber = await start("subscriber", arrange.subscriber_argv(files, gateway_id, broker), broker.password)
     try:
         return await subscriber.says(lambda line: line if line.startswith("subscribed") else None, READY_WITHIN_S)
     except ChildFailed as failed:
         if failed.exit_code == InputRejected.exit_code:
             raise BrokerRefused(subscriber.last_words()) from None
-        raise GatewayError(subscriber.last_words(), hint="Is a broker listening there?") from None
+        raise BrokerUnreachable(subscriber.last_words()) from None
 
 
 @dataclass(frozen=True, slots=True)

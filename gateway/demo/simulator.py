@@ -13,12 +13,14 @@ ANSWER_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class WearableTruth:
-    """What the simulator says of one wearable: samples made so far, and of these acknowledged by the gateway."""
+    """What the simulator says of one wearable: samples made so far in its session, and of these acknowledged by the
+    gateway. to_make: samples that it has to play in all."""
 
     name: str
     address: str
     session: str
     made: int
+    to_make: int
     acknowledged: int
     connected: bool
     finished: bool
@@ -55,7 +57,16 @@ class SimulatorControl:
 
     async def status(self) -> tuple[WearableTruth, ...]:
         return tuple(
-            WearableTruth(w["name"], w["address"], w["session"], w["made"], w["acked"], w["connected"], w["finished"])
+            WearableTruth(
+                name=w["name"],
+                address=w["address"],
+                session=w["session"],
+                made=w["made"],
+                to_make=w["to_make"],
+                acknowledged=w["acked"],
+                connected=w["connected"],
+                finished=w["finished"],
+            )
             for w in (await self._ask("status"))["wearables"]
         )
 

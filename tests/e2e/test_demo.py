@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -102,8 +103,39 @@ def test_a_broker_that_refuses_the_password_is_told_in_one_line(mosquitto: Any, 
     done = demo(tmp_path, *where, "--username", "ada", "--password-file", str(wrong))
     assert done.returncode == 2, done.stdout + done.stderr
     assert not list(tmp_path.glob("fidget-demo-*"))
-    assert done.stderr.splitlines()[0] == f"error: broker 127.0.0.1:{mosquitto.port} refused: Not authorized"
-    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines() == [
+        f"error: broker 127.0.0.1:{mosquitto.port} refused: Not authorized",
+        "  Check --broker, --username and --password-file.",
+    ]
+
+
+@pytest.mark.parametrize("keep", ["no", "new", "empty"])
+def test_a_broker_that_is_not_there_is_told_and_nothing_is_left(keep: str, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    if keep == "empty":
+        folder.mkdir()
+    with socket.socket() as closed:  # bound and never listening: refuses
+        closed.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{closed.getsockname()[1]}"
+        done = demo(tmp_path, "--broker", where, *(() if keep == "no" else ("--keep", str(folder))))
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = [f"error: broker {where}: Connection refused", "  Is a broker listening there?"]
+    assert done.stderr.splitlines() == told
+    assert list(tmp_path.iterdir()) == ([folder] if keep == "empty" else [])
+    assert keep != "empty" or not list(folder.iterdir())
+
+
+def test_a_recording_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
+    recording = tmp_path / "recording.csv"
+    rows = "".join(f"{n / 50:.2f},0,0,9.81,0,0,0\n" for n in range(199))
+    recording.write_text("timestamp_s,Ax,Ay,Az,Gx,Gy,Gz\n" + rows)
+    done = demo(tmp_path, "--recording", str(recording))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines() == [
+        f"error: {recording}: 199 samples at 50 Hz; one window of the model is 200 samples",
+        "  Give a longer recording, or none for synthetic motion.",
+    ]
+    assert list(tmp_path.iterdir()) == [recording]
 
 
 def test_ctrl_c_ends_the_sampling_and_still_takes_the_account(tmp_path: Path) -> None:

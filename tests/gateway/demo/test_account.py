@@ -70,6 +70,15 @@ def test_repeats_on_the_wire_are_counted_and_are_no_failure() -> None:
     assert taken.windows_received == 7
 
 
+def test_without_a_window_due_nothing_adds_up() -> None:
+    evidence = sound()
+    made = tuple(replace(m, truth_samples=199, counted_samples=199, acknowledged_samples=0) for m in evidence.made)
+    journal = {(m.wearable, m.session): 199 for m in made}
+    taken = take(replace(evidence, made=made, journal=journal, committed=(), received=()))
+    assert taken.windows_due == 0
+    assert taken.wrong == ("no window was due at all",)
+
+
 def more_samples(evidence: Evidence) -> Evidence:
     left = Made("left", LEFT, 600, 600, 520)
     return replace(evidence, made=(left, evidence.made[1]), journal={**evidence.journal, ("left", LEFT): 600})
