@@ -178,4 +178,8 @@ def test_names_of_topics_and_sources() -> None:
         "00000000000000ab-900-drift",
         "00000000000000ab-0.5-drift",
     )
+    assert [events.drift_id(0xAB, start_s) for start_s in (10_000_000.0, 10_000_900.0)] == [  # four months on
+        "00000000000000ab-10000000-drift",
+        "00000000000000ab-10000900-drift",
+    ]
     assert events.sequence(42) == "0000000042"
