@@ -10,6 +10,30 @@ if TYPE_CHECKING:
     from gateway.ble.radio import Radio
 
 
+TRANSPORTS = (
+    *("serial", "usb", "pyusb", "hci-socket", "vhci", "pty", "file"),
+    *("tcp-client", "tcp-server", "udp", "ws-client", "ws-server", "unix", "unix-client", "unix-server"),
+    *("android-emulator", "android-netsim"),
+)
+"""What Bumble's open_transport knows (https://google.github.io/bumble/transports/)."""
+_WITHOUT_DETAILS = {"hci-socket", "vhci", "pty", "android-emulator", "android-netsim"}
+
+
+def check_transport(transport: str) -> None:
+    """Whether Bumble knows such a transport; it is not opened. Raises RadioRejected."""
+    scheme, _, details = transport.partition(":")
+    if scheme not in TRANSPORTS:
+        raise RadioRejected(
+            f"radio.transport {transport!r}: {scheme!r} is no transport of Bumble",
+            hint=f"Known are {', '.join(TRANSPORTS)}; such as serial:/dev/ttyACM0,1000000.",
+        )
+    if not details and scheme not in _WITHOUT_DETAILS:
+        raise RadioRejected(
+            f"radio.transport {transport!r}: nothing follows {scheme!r}",
+            hint="Say which, such as serial:/dev/ttyACM0,1000000, usb:0 or tcp-client:HOST:PORT.",
+        )
+
+
 def open_radio(
     backend: Literal["bluez", "bumble"],
     *,

@@ -19,7 +19,7 @@ class CheckFailed(InputRejected):
     """Parts of a valid configuration name things that cannot be used; each is told."""
 
     def __init__(self, file: Path, errors: Sequence[GatewayError]) -> None:
-        lines = [f"{error} {error.hint}".rstrip() for error in errors]
+        lines = [f"{error}\n    {error.hint}".rstrip() for error in errors]
         count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
         super().__init__("\n  - ".join([f"{file}: {count}", *lines]))
         self.exit_code = max(error.exit_code for error in errors)
@@ -49,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
     errors: list[GatewayError] = []
     bundle = None
     lines = [f"{'configuration':<14}{args.config}"]
-    lines += [f"{'gateway':<14}{config.gateway.id}", f"{'radio':<14}{_radio(config)}"]
+    lines.append(f"{'gateway':<14}{config.gateway.id}")
+    try:
+        lines.append(f"{'radio':<14}{_radio(config)}")
+    except GatewayError as error:
+        errors.append(error)
     try:
         bundle = load_bundle(config.bundle.path)
         lines.append(f"{'bundle':<14}{_bundle(bundle, config.bundle.variant)}")
@@ -74,6 +78,10 @@ def _radio(config: "Config") -> str:
         return f"BlueZ, adapter {config.radio.adapter}"
     from importlib.util import find_spec
 
+    from gateway.ble import check_transport
+
+    assert config.radio.transport is not None  # the configuration demands it with this backend
+    check_transport(config.radio.transport)
     missing = "" if find_spec("bumble") else " (not installed: pip install 'fidget-gateway[bumble]')"
     return f"Bumble on {config.radio.transport}{missing}"
 

@@ -1,8 +1,11 @@
 """The one scan for all wearables, and an adapter that comes and goes."""
 
 import asyncio
+import inspect
+import re
 from collections.abc import Callable, Collection, Sequence
 
+import bumble.transport
 import pytest
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
@@ -11,7 +14,7 @@ from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailabl
 
 from firmware_sim.endpoint import Endpoint
 from firmware_sim.radio import VirtualRadio
-from gateway.ble import open_radio
+from gateway.ble import TRANSPORTS, check_transport, open_radio
 from gateway.ble import radio as radio_module
 from gateway.ble.adapter import Heard, Lost
 from gateway.ble.errors import RadioAway, RadioRejected
@@ -224,3 +227,14 @@ async def test_an_adapter_that_is_away_is_named_until_it_is_back() -> None:
     assert len(stack.attached) == 3
     running.cancel()
     await asyncio.wait({running})
+
+
+def test_the_transports_that_are_taken_before_opening_one_are_those_of_bumble() -> None:
+    source = inspect.getsource(bumble.transport._open_transport)
+    conditions = " ".join(re.findall(r"if scheme (?:==|in) (.*):", source))
+    assert set(TRANSPORTS) == set(re.findall(r"'([a-z-]+)'", conditions))
+    for good in ("serial:/dev/ttyACM0,1000000", "hci-socket", "android-netsim", "usb:[driver=rtk]0"):
+        check_transport(good)
+    with pytest.raises(RadioRejected, match=r"radio\.transport 'usb': nothing follows 'usb'") as refused:
+        check_transport("usb")
+    assert refused.value.exit_code == 2

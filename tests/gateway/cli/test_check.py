@@ -167,13 +167,29 @@ def test_a_variant_that_the_bundle_lacks_is_refused(place, capsys):
     assert "int4" in err
 
 
+@pytest.mark.parametrize(
+    ("transport", "why"),
+    [("nonsense:1", "'nonsense' is no transport of Bumble"), ("serial:", "nothing follows 'serial'")],
+)
+def test_a_radio_transport_that_bumble_does_not_know_is_refused(place, capsys, transport, why):
+    more = f'[radio]\nbackend = "bumble"\ntransport = "{transport}"\n'
+    code, out, err = check(capsys, place(more=more))
+    assert (code, "all well" in out) == (2, False)
+    assert f"radio.transport '{transport}': {why}" in err
+    code, out, _ = check(capsys, place(more=more.replace(transport, "tcp-client:127.0.0.1:1")))
+    assert code == 0
+    assert "Bumble on tcp-client:127.0.0.1:1" in out
+
+
 def test_an_unreachable_broker_is_no_error_of_the_configuration(place, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets the port, and it refuses
         port = taken.getsockname()[1]
         code, out, err = check(capsys, place(sync=f'host = "127.0.0.1"\nport = {port}'), "--connect")
     assert code == 1
-    assert str(port) in err
+    refused, hint = err.splitlines()[1:3]
+    assert refused == f"  - broker 127.0.0.1:{port}: Connection refused"
+    assert hint == "    Is the broker running, and are host, port and [sync.tls] right?"
     assert "all well" not in out
 
 
