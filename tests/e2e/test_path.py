@@ -5,6 +5,7 @@ import csv
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,26 @@ from gateway.demo.arrange import Broker
 from gateway.demo.proxy import CuttingProxy
 
 SEED = 20250324
+
+
+@dataclass(frozen=True)
+class Played:
+    """What the wearables make, and the model for it. duration_s: of device time, at most."""
+
+    bundle: Path
+    recording: tuple[Path, ...]
+    speed: float
+    duration_s: float
+
+
+@pytest.fixture
+def played(request: pytest.FixtureRequest) -> Played:
+    """The real recording and model where they are; synthetic motion and the demo's bundle where not. A minute each."""
+    try:
+        data, converted = request.getfixturevalue("real_data"), request.getfixturevalue("real_bundle")
+    except pytest.skip.Exception:
+        return Played(request.getfixturevalue("bundle"), (), 20.0, 1000.0)
+    return Played(converted, tuple(sorted((data / "recording").glob("*.xlsx"))), 60, 3700.0)
 
 
 def due_ids(made: Any) -> set[tuple[str, str]]:
@@ -70,13 +91,13 @@ async def test_the_real_recording_arrives_as_gateway_score_predicts_it(
                 assert abs(probability - float(row[f"p_{label}"])) <= 1e-5, (window["number"], label)
 
 
-async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_nothing(path: Any, bundle: Path) -> None:
+async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_nothing(path: Any, played: Played) -> None:
     chance = random.Random(SEED)
-    await path.simulate(20, 1000.0, ["left", "right"])
+    await path.simulate(played.speed, played.duration_s, ["left", "right"], *played.recording)
     broker = await path.embedded_broker()
     await path.subscribe(broker)
     async with CuttingProxy(broker.host, broker.port) as proxy:
-        await path.configure(Broker(*proxy.address), bundle, store={"commit_interval_s": 0.5})
+        await path.configure(Broker(*proxy.address), played.bundle, store={"commit_interval_s": 0.5})
         await path.start_daemon()
         for kill in range(20):
             await asyncio.sleep(chance.uniform(0.2, 3.6))
