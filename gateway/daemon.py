@@ -32,6 +32,7 @@ from gateway.profiles.conversation import Kind
 from gateway.store import Committed, Store, Writer
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
+from gateway.stream.arrival import ArrivalRate
 from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, decoder_state
@@ -64,8 +65,7 @@ class Wearable:
         self.settings = settings
         self.pipeline = pipeline
         self.runner: LinkRunner | None = None
-        self.rate_hz = 0.0
-        self._samples, self._samples_ns = pipeline.stream.counters.samples, clock.mono_ns()
+        self._rate = ArrivalRate()
         self._writer, self._clock = writer, clock
         self._profile = profile_of(settings.profile)
         self._full, self._room = asyncio.Event(), asyncio.Event()
@@ -90,12 +90,15 @@ class Wearable:
     def _observe(self, kind: Kind, payload: bytes) -> None:
         if self._full.is_set():
             return
+        now = self._clock.now()
         try:
-            self.pipeline.observe(kind, payload, self._clock.now())
+            self.pipeline.observe(kind, payload, now)
         except StoreFull as full:
             log.warning("%s: %s; its samples stay on it", self.settings.id, full)
             self._full.set()
             self._room.clear()
+        else:
+            self._rate.observe(now.mono_ns, self.pipeline.stream.counters.samples)
 
     def _state(self, state: str) -> None:
         why = f" ({self.runner.why})" if self.runner is not None and state in ("closing", "backing off") else ""
@@ -124,20 +127,13 @@ class Wearable:
         if self._full.is_set() and self._writer.room() >= FULL_ROOM_BYTES:
             self._room.set()
 
-    def measure(self) -> None:
-        """Samples a second since the last time, backlog included."""
-        now_ns, samples = self._clock.mono_ns(), self.pipeline.stream.counters.samples
-        if now_ns > self._samples_ns:
-            self.rate_hz = (samples - self._samples) * 1e9 / (now_ns - self._samples_ns)
-        self._samples, self._samples_ns = samples, now_ns
-
     def status(self) -> dict[str, Any]:
         stream, shown, runner = self.pipeline.stream, self.pipeline.shown, self.runner
         return {
             "link": runner.state if runner else "stopped",
             "why": runner.why if runner else "",
             "rssi_dbm": runner.rssi_dbm if runner else None,
-            "rate_hz": round(self.rate_hz, 1),
+            "rate_hz": round(self._rate.hz(self._clock.mono_ns()), 1),
             "activity": shown.answer.activity if shown.answer else None,
             "probability": shown.answer.confidence if shown.answer else None,
             "uncertain": list(shown.answer.reasons) if shown.answer else [],
@@ -288,8 +284,6 @@ class Daemon:
             if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
                 self._trimmed_ns = now.mono_ns
                 self.writer.trim(now)
-            for wearable in self.wearables:
-                wearable.measure()
             verdict = self._verdict()
             self._manager.status(str(verdict))
             if watchdog_s is not None:

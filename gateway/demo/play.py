@@ -236,6 +236,7 @@ class Performance:
         self._daemon: Child | None = None
         self._tail = SubscriberTail(files.received)
         self._awaited: list[tuple[str, Callable[[Seen], bool], float]] = []
+        self._told_ns: int | None = None
         self._began_s = asyncio.get_running_loop().time()
 
     def _elapsed_s(self) -> float:
@@ -310,7 +311,10 @@ class Performance:
         for child in [*self._must_live, *([self._daemon] if self._daemon else [])]:
             child.must_live()
         seen = Seen(await self._simulator.status(), read_status(self._files.status) if self._daemon else None)
-        self._tail.read()
+        told_ns = seen.status.time_utc_ns if seen.status else None
+        if told_ns is None or told_ns != self._told_ns:  # what is received is shown beside what was acknowledged then
+            self._tail.read()
+        self._told_ns = told_ns
         self._screen.show(self._view(seen))
         for text, so, since_s in [awaited for awaited in self._awaited if awaited[1](seen)]:
             self._awaited.remove((text, so, since_s))

@@ -15,7 +15,8 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True, slots=True)
 class WearableView:
-    """One row. None: not known now. unacknowledged: samples that only the wearable is sure to hold."""
+    """One row. None: not known now. rate_hz: by the time that the wearables live in. windows: inferred; received: of
+    these by the subscriber. unacknowledged: samples that only the wearable is sure to hold."""
 
     name: str
     link: str | None
@@ -48,11 +49,11 @@ def cells(wearable: WearableView) -> tuple[str, ...]:
     return (
         wearable.name,
         _or(wearable.link),
-        _or(wearable.rate_hz, "{:.1f} Hz"),
+        _or(wearable.rate_hz, "{:.0f} Hz"),
         _or(wearable.activity),
         _or(wearable.probability, "{:.2f}"),
         _or(wearable.windows, "{:,}"),
-        f"{wearable.unacknowledged:,}",
+        f"{wearable.unacknowledged:,} sample{'' if wearable.unacknowledged == 1 else 's'}",
         f"{wearable.received:,}",
     )
 
@@ -76,7 +77,10 @@ def line(view: View) -> str:
     shown = []
     for wearable in view.wearables:
         name, link, rate, activity, probability, windows, unacknowledged, _ = cells(wearable)
-        shown.append(f"{name} {link} {rate} {activity} {probability} windows {windows} ring {unacknowledged}")
+        shown.append(
+            f"{name} {link} {rate} (simulated time) {activity} {probability}, {windows} windows, "
+            f"on the wearable {unacknowledged}"
+        )
     return f"{view.elapsed_s:4.0f} s | {' | '.join(shown)} | {footing(view)}"
 
 
@@ -86,9 +90,9 @@ def table(view: View) -> "Table":
     shown = Table(title=heading(view), caption=footing(view).replace(" | ", "\n"))
     for name in ("wearable", "link"):
         shown.add_column(name)
-    shown.add_column("rate", justify="right")
+    shown.add_column("rate in\nsimulated time", justify="right")
     shown.add_column("activity")
-    for name in ("p", "windows", "ring", "received"):
+    for name in ("p", "windows\ninferred", "on the\nwearable", "windows\nreceived"):
         shown.add_column(name, justify="right")
     for wearable in view.wearables:
         shown.add_row(*cells(wearable))

@@ -20,8 +20,9 @@ class WearableStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """What the daemon last wrote. broker: its session's state in words."""
+    """What the daemon last wrote, and when by its own time. broker: its session's state in words."""
 
+    time_utc_ns: int
     pid: int
     broker: str
     broker_connected: bool
@@ -37,6 +38,7 @@ def read_status(path: Path) -> DaemonStatus | None:
     except FileNotFoundError:
         return None
     return DaemonStatus(
+        time_utc_ns=status["time_utc_ns"],
         pid=status["pid"],
         broker=status["broker"]["state"],
         broker_connected=status["broker"]["connected"],
@@ -56,7 +58,10 @@ def topics_in(received: Path) -> set[str]:
 
 @dataclass(slots=True)
 class SubscriberTail:
-    """Counts what the subscriber has written so far, reading only what is new."""
+    """Counts what the subscriber has written so far, reading only what is new.
+
+    Events of the log alone: that a gateway is present, or gone, is told past the log.
+    """
 
     path: Path
     messages: int = 0
@@ -74,6 +79,8 @@ class SubscriberTail:
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         for message in read_received(whole.decode().splitlines(keepends=True)):
+            if message.kind == "state" and message.event.source.startswith("urn:fidget:gateway:"):
+                continue
             self.messages += 1
             if message.event not in self.events:
                 self.events.add(message.event)

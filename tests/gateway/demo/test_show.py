@@ -22,7 +22,7 @@ def shown(view: View) -> str:
 
 @pytest.mark.parametrize("text", [line(VIEW), shown(VIEW)], ids=["line", "table"])
 def test_everything_that_is_known_is_shown(text: str) -> None:
-    for fact in ("left", "streaming", "200.0 Hz", "nail_biting", "0.87", "1,234", "19", "right", "4,021"):
+    for fact in ("left", "streaming", "200 Hz", "nail_biting", "0.87", "1,234", "19 samples", "right", "4,021 samples"):
         assert fact in text
     for fact in ("connected, MQTT 5", "7 waiting", "2,300 acknowledged", "2,330 received", "4 repeated"):
         assert fact in text
@@ -30,7 +30,7 @@ def test_everything_that_is_known_is_shown(text: str) -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    assert "right - - - - windows - ring 4,021" in line(VIEW)
+    assert "right - - (simulated time) - -, - windows, on the wearable 4,021 samples" in line(VIEW)
 
 
 def test_lines_tell_what_happens_at_once_and_the_view_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,5 +32,14 @@ def test_a_line_that_is_still_being_written_is_read_once_it_is_whole(tmp_path: P
     assert (tail.messages, len(tail.events), tail.windows) == (2, 2, {"left": 1})
 
 
+def test_presence_is_no_event_of_the_log(tmp_path: Path) -> None:
+    tail = SubscriberTail(tmp_path / "received.jsonl")
+    presence = {"source": "urn:fidget:gateway:demo", "id": "boot-1-1-online", "data": {"of": "gateway"}}
+    record = {"topic": "fidget/v1/demo/state", "retain": True, "dup": False, "event": presence}
+    tail.path.write_bytes(2 * (json.dumps(record).encode() + b"\n") + line("left", "state", "s"))
+    tail.read()
+    assert (tail.messages, len(tail.events), tail.repeated) == (1, 1, 0)
+
+
 def test_there_is_no_status_before_the_daemon_has_written_one(tmp_path: Path) -> None:
     assert read_status(tmp_path / "status.json") is None
