@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from converter.convert import convert  # noqa: E402
 from converter.folding import fold_affines  # noqa: E402
 from converter.keras_file import read_keras_file  # noqa: E402
-from converter.layers import Conv1d, Dense, Flatten, Linear, LstmCell, Recurrent  # noqa: E402
+from converter.layers import Conv1d, Dense, Flatten, Layer, LstmCell, Recurrent, wired  # noqa: E402
 from converter.parity import random_windows  # noqa: E402
 from converter.training_config import TrainingConfig, read_training_config  # noqa: E402
 from gateway.inference import load_predictor  # noqa: E402
@@ -42,7 +42,7 @@ PARITY_MAX = 1e-4
 Call = Callable[[np.ndarray], np.ndarray]
 
 
-def onnx_model(layers: Sequence[Linear], window: int, channels: int) -> bytes:
+def onnx_model(layers: Sequence[Layer], window: int, channels: int) -> bytes:
     """The folded network in ONNX, opset 17; LSTM gates in ONNX' order i, o, f, c (Keras: i, f, c, o)."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -98,6 +98,8 @@ def onnx_model(layers: Sequence[Linear], window: int, channels: int) -> bytes:
                 at = node("Flatten", node("Transpose", at, perm=[0, 2, 1]), axis=1)
             case Dense():
                 at = activated(node("Gemm", at, constant(layer.kernel), constant(layer.bias)), layer.activation)
+            case _:
+                raise SystemExit(f"this benchmark writes no {type(layer).__name__} in ONNX")
     classes = layers[-1].bias.shape[0] if isinstance(layers[-1], Dense) else 0
     graph = helper.make_graph(
         nodes,
@@ -177,7 +179,7 @@ def main() -> int:
         network = read_keras_file(keras_path).network
         shape = {"window": network.window, "channels": network.channels}
         config = read_training_config(config_path, **shape, classes=network.classes)
-        folded = fold_affines([config.scaler(), *network.layers])
+        folded = [layer for layer, _ in wired(fold_affines([config.scaler(), *network.layers]))]
         calls: dict[str, Call] = {
             "onnxruntime": onnxruntime_call(onnx_model(folded, **shape)),
             **{name: load_predictor(bundle, name).predict for name in bundle.manifest.variants},
