@@ -35,9 +35,10 @@ READ_AHEAD = 100
 BEYOND_MAX = 1000
 """One event without an answer holds up all that lie so far behind it: the cursor stays small."""
 PARKED_AGAIN = 100
-"""Refused events that are tried once more at a time: at each connection, then on while the broker takes some."""
+"""Refused events that are tried once more at a time: at the first connection, then on while the broker takes some."""
 PARKED_MIN_S, PARKED_MAX_S = 60.0, 3600.0
-"""A pause after refused events were all refused once more, doubled each time until one is taken."""
+"""A pause after refused events were all refused once more, doubled each time until one is taken; the shorter one after
+a reconnection. Not none: mosquitto 2.0.11 ends the connection after each refusal, and the others must get through."""
 
 T = TypeVar("T")
 
@@ -234,9 +235,10 @@ class Publisher:
         self._ahead.clear()
         self._read_to = self._cursor.position
         self._heard_s = self._now_s()
-        self._retrying.clear()
-        self._retry_took = False
-        self._retry_due_s, self._retry_pause_s = self._now_s(), PARKED_MIN_S
+        for seq in list(self._retrying):  # of the last connection
+            self._retried(seq, taken=False)
+        if self.counters.connections > 1:
+            self._retry_due_s = min(self._retry_due_s, self._now_s() + PARKED_MIN_S)
 
     async def _say_farewell(self, connection: Connection, presence: Presence) -> None:
         """The offline state is ours to publish: a clean DISCONNECT makes the broker drop the last will."""

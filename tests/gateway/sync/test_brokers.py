@@ -130,6 +130,29 @@ async def test_mosquitto_killed_has_lost_our_session_and_gets_everything_recent_
 
 
 @pytest.mark.mosquitto
+async def test_what_mosquittos_access_list_denies_is_told_and_arrives_once_it_is_allowed(
+    mosquitto: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = mosquitto.folder / "access"
+    access.write_text("topic read #\ntopic write fidget/v1/home/state\n")
+    access.chmod(0o600)
+    more = f"allow_anonymous true\nacl_file {access}\n"
+    await mosquitto.start(more)
+    made = house(tmp_path, mosquitto.port)
+    made.log(range(1, 8))
+    await until(lambda: made.publisher.refused == 7)
+    assert (made.publisher.refused, made.publisher.acknowledged) == (7, 0)
+    await until(lambda: "it refuses 7 events: Not authorized" in made.publisher.state)
+    monkeypatch.setattr("gateway.sync.publisher.PARKED_MIN_S", 0.05)
+    mosquitto.stop()
+    access.write_text("topic readwrite #\n")
+    await mosquitto.start(more)
+    await until(lambda: made.publisher.acknowledged == 7)
+    assert made.publisher.refused == 0
+    await made.stop()
+
+
+@pytest.mark.mosquitto
 async def test_a_wrong_password_stops_nothing_but_the_sending_until_it_is_right(
     mosquitto: Mosquitto, tmp_path: Path
 ) -> None:

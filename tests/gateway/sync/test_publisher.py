@@ -276,6 +276,25 @@ async def test_all_that_was_refused_is_sent_in_order_once_the_broker_takes_it_ne
     assert made.publisher.state == "connected to broker.example:1883, MQTT 5"
 
 
+async def test_a_broker_that_hangs_up_at_each_refusal_gets_the_others_all_the_same(house: Start) -> None:
+    """mosquitto 2.0.11 does so."""
+    broker = ScriptedBroker()
+
+    def puback(payload: bytes) -> int:
+        if int(payload) > 5:
+            return SUCCESS
+        assert broker.live is not None
+        live = broker.live
+        asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(live.drop, "hung up"))
+        return NOT_AUTHORIZED
+
+    broker.puback = puback
+    made = await house(broker, window=1)
+    made.log(range(1, 11))
+    await until(lambda: made.publisher.acknowledged == 5)
+    assert made.publisher.refused == 5
+
+
 async def test_a_broker_that_goes_on_refusing_is_asked_ever_less_often(
     house: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
