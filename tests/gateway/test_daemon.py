@@ -1,6 +1,7 @@
 """What the composition root itself decides: a full store, bundles that do not fit, snapshots of a later version."""
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ from gateway.profiles.conversation import Connected, Kind, Notified, Observe, Re
 from gateway.profiles.reference import CONFIG, INFO, LIVE, ReferenceDecoder
 from gateway.store import Store, Writer
 from gateway.store.errors import StoreFailed, StoreFull
-from gateway.store.rows import Derived
+from gateway.store.rows import Derived, Parked
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, StreamSettings
 
@@ -209,3 +210,19 @@ async def test_a_transport_that_no_waiting_can_help_ends_the_daemon_in_one_line(
     with pytest.raises(RadioRejected, match="nonsense"):
         async with asyncio.timeout(20):
             await run_daemon(config.model_copy(update={"radio": radio}), clock=Clock())
+
+
+async def test_events_that_the_broker_has_refused_are_in_the_status_file_and_degrade(config, tmp_path):
+    with Store.open(config.store) as store:
+        writer = Writer(store, asyncio.get_running_loop(), lambda committed: None)
+        writer.park(Parked(config.sync.destination, 3, "Not authorized"))
+        await writer.close()
+    status = tmp_path / "status.json"
+    daemon = asyncio.create_task(run_daemon(config, clock=Clock(), status_file=status))
+    async with asyncio.timeout(20):
+        await seconds_until(status.exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await daemon
+    told = json.loads(status.read_text())
+    assert told["events"]["refused"] == 1
+    assert "broker refuses 1 events: Not authorized" in told["health"]["reasons"]
