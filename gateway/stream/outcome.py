@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from gateway import events
 from gateway.clock import Instant
@@ -88,12 +89,7 @@ class EventMaker:
         )
         event = events.Prediction(
             id=events.prediction_id(window.session, window.number, self.derivation),
-            source=events.wearable_source(self.wearable),
-            subject=self.wearer,
-            time=utc(window.at),
-            gateway=self.gateway,
-            bootid=window.at.boot_id,
-            monons=str(window.at.mono_ns),
+            **self._attributes(window.at),
             sequence=events.sequence(window.number),
             data=data,
         )
@@ -122,12 +118,7 @@ class EventMaker:
         )
         event = events.Drift(
             id=events.drift_id(ready.session, summary.start_s),
-            source=events.wearable_source(self.wearable),
-            subject=self.wearer,
-            time=utc(ready.at),
-            gateway=self.gateway,
-            bootid=ready.at.boot_id,
-            monons=str(ready.at.mono_ns),
+            **self._attributes(ready.at),
             data=data,
         )
         return self._logged("drift", event, ready.at)
@@ -149,15 +140,21 @@ class EventMaker:
         )
         event = events.State(
             id=events.wearable_state_id(ready.row, ready.at.boot_id),
-            source=events.wearable_source(self.wearable),
-            subject=self.wearer,
-            time=utc(ready.at),
-            gateway=self.gateway,
-            bootid=ready.at.boot_id,
-            monons=str(ready.at.mono_ns),
+            **self._attributes(ready.at),
             data=data,
         )
         return self._logged("state", event, ready.at)
+
+    def _attributes(self, at: Instant) -> dict[str, Any]:
+        """Those of CloudEvents that every event of this wearable has."""
+        return {
+            "source": events.wearable_source(self.wearable),
+            "subject": self.wearer,
+            "time": utc(at),
+            "gateway": self.gateway,
+            "bootid": at.boot_id,
+            "monons": str(at.mono_ns),
+        }
 
     def _logged(self, kind: str, event: events.Event, at: Instant) -> LoggedEvent:
         topic = events.topic_of(events.TOPIC_PREFIX, self.gateway, self.wearable, kind)
