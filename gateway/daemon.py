@@ -171,6 +171,11 @@ class Daemon:
     def _wearable(self, settings: WearableSettings) -> Wearable:
         """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated."""
         config, profile, model = self.config, profile_of(settings.profile), self.model
+        if profile.rate_hz != model.rate_hz:  # its sample index is the grid, so another rate would pass unnoticed
+            raise InputRejected(
+                f"wearable {settings.id}: {profile.rate_hz:g} samples a second, its model takes {model.rate_hz:g}",
+                hint="Give a bundle of the wearable's rate: live samples are not resampled yet.",
+            )
         record = self.store.stream(settings.id)
         snapshot = record.snapshot if record else b""
         if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.ble.errors import RadioRejected
 from gateway.ble.radio import Radio
-from gateway.bundle import load_bundle
+from gateway.bundle import load_bundle, write_bundle
 from gateway.cli.demo import demo_bundle
 from gateway.clock import Clock, SimulatedTime
 from gateway.config import WearableSettings, load_config
@@ -226,3 +226,13 @@ async def test_events_that_the_broker_has_refused_are_in_the_status_file_and_deg
     told = json.loads(status.read_text())
     assert told["events"]["refused"] == 1
     assert "broker refuses 1 events: Not authorized" in told["health"]["reasons"]
+
+
+async def test_a_model_of_another_rate_than_the_wearables_is_refused(config, tmp_path):
+    shipped = load_bundle(config.bundle.path)
+    manifest = shipped.manifest.model_copy(update={"rate_hz": 25.0})
+    files = {m.file: (shipped.path / m.file).read_bytes() for m in manifest.members().values()}
+    write_bundle(tmp_path / "slow", manifest, files)
+    slow = config.model_copy(update={"bundle": config.bundle.model_copy(update={"path": tmp_path / "slow"})})
+    with pytest.raises(InputRejected, match="left: 50 samples a second, its model takes 25"):
+        await run_daemon(slow, clock=Clock())
