@@ -52,7 +52,6 @@ class Shown:
     """What people are shown of a wearable: the newest answer, and counts since the daemon's start."""
 
     answer: Answer | None = None
-    inferred: int = 0
     faults: dict[str, int] = field(default_factory=dict)
 
 
@@ -186,7 +185,6 @@ class Pipeline:
             self._progress.add_window(window.session, window.number)
             self._submit(self._events.prediction(window, answer))
             self.shown.answer = answer
-            self.shown.inferred += 1
 
     def _submit(self, event: LoggedEvent) -> None:
         self._writer.derived(Derived(self.wearable, events=(event,), progress=self._progress.encode()))
