@@ -119,6 +119,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help=f"random windows to compare on, {PARITY_WINDOWS_MIN} or more (default: {PARITY_WINDOWS})",
     )
     add("--seed", type=int, default=1, help="of the random windows (default: 1)")
+    add(
+        "--keep-times",
+        action="store_true",
+        help="write the measured times of a window into the manifest too; the bundle then differs from run to run",
+    )
     add("--report", metavar="OUT.html", type=Path, help="write what was measured as one HTML page too")
     add("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.set_defaults(run=_convert)
@@ -160,6 +165,7 @@ def _convert(args: argparse.Namespace) -> int:
         card=None if args.model_card is None else _text(args.model_card),
         reference=args.reference,
         created_utc=_source_date(os.environ.get("SOURCE_DATE_EPOCH")),
+        keep_times=args.keep_times,
         replace=args.force,
         progress=steps.begin,
         advanced=steps.advance,

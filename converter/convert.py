@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from converter.folding import fold_affines, folding_report
-from converter.gate import MIN_AGREEMENT, Times, choose_default, runtimes_of, window_times
+from converter.gate import MIN_AGREEMENT, Times, choose_default, processor_name, runtimes_of, window_times
 from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
 from converter.model_card import model_card as default_card
@@ -21,6 +21,7 @@ from converter.parity import (
     compare,
     keras_probabilities,
     require_float_parity,
+    require_isolation,
     rounded,
     silent,
     variant_probabilities,
@@ -42,6 +43,7 @@ from gateway.bundle.manifest import (
     StorageCost,
     Variant,
     WeightStorage,
+    WindowTimes,
 )
 from gateway.bundle.writing import member
 from gateway.errors import InputRejected
@@ -80,7 +82,8 @@ VARIANTS = (VariantName.FLOAT32, VariantName.MIXED, VariantName.DYNAMIC)
 class Measured:
     """What was measured on the way, by set of windows and by variant; probabilities are (n, classes).
 
-    times: of this machine, which is why no bundle holds them: the same input makes the same bundle.
+    times: of this machine and moment, which is why a bundle holds them only where that is asked for: else the same
+    input makes the same bundle.
     """
 
     keras: dict[str, Float32] = field(default_factory=dict)
@@ -108,6 +111,7 @@ def convert(
     drift_reference: Mapping[str, FeatureReference | Mapping[str, Any]] | None = None,
     reference: Sequence[str | Path] = (),
     created_utc: datetime | None = None,
+    keep_times: bool = False,
     replace: bool = False,
     progress: Progress = lambda _: None,
     advanced: Advanced = silent,
@@ -120,7 +124,8 @@ def convert(
     parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
     the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
     Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
-    given. replace: a bundle that stands at `out`. progress: told each step before it begins; advanced: how far it is.
+    given. keep_times: in the manifest too, which then differs from run to run. replace: a bundle that stands at `out`.
+    progress: told each step before it begins; advanced: how far it is.
     measured: is filled, for a report.
     Raises ModelRejected, ScalerRejected, TargetRejected, InputRejected; ConversionFailed where the float32 model does
     not say what Keras says.
@@ -162,6 +167,7 @@ def convert(
     def ask(name: str, content: bytes) -> None:
         progress(f"asking the {name} variant")
         answers = variant_probabilities(content, asked[: edges[-1]], advanced=advanced)
+        require_isolation(name, content, asked[: edges[-1]], answers)
         kept.answers[name] = dict(zip(sets, np.split(answers, edges[:-1]), strict=True))
 
     ask(VariantName.FLOAT32, exact)  # always: that it says what Keras says is the proof of reading and folding
@@ -212,7 +218,11 @@ def convert(
     members = {file: member(file, content) for file, content in contents.items()}
     entries = {
         kind.value: _variant(
-            members[f"{kind}.tflite"], files[kind], parities[kind], found if kind is VariantName.MIXED else None
+            members[f"{kind}.tflite"],
+            files[kind],
+            parities[kind],
+            found if kind is VariantName.MIXED else None,
+            kept.times[kind] if keep_times else None,
         )
         for kind in names
     }
@@ -247,6 +257,7 @@ def convert(
                 converter_version=_version("fidget-gateway"),
                 libraries={library: _version(library) for library in _LIBRARIES},
                 created_utc=created_utc,
+                processor=processor_name() if keep_times else None,
             ),
             drift_reference=_drift_reference(drift_reference),
             self_test=test,
@@ -283,13 +294,16 @@ def _search_windows(window: int, config: TrainingConfig, seed: int | None) -> Fl
     return np.concatenate(list(probe_sets(walks, window=window, config=config, seed=seed).values()))
 
 
-def _variant(file: Member, content: bytes, parities: Mapping[str, Parity], found: Found | None) -> Variant:
+def _variant(
+    file: Member, content: bytes, parities: Mapping[str, Parity], found: Found | None, times: Times | None
+) -> Variant:
     return Variant(
         **file.model_dump(),
         parity=parities[WALKS],
         probes={where: parity for where, parity in parities.items() if where != WALKS},
         weights={} if found is None else _weights(found),
         runtimes=runtimes_of(content),
+        times=None if times is None else WindowTimes(warm_ms=rounded(times.warm_ms), cold_ms=rounded(times.cold_ms)),
         operators=checked_operators(content),
     )
 

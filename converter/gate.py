@@ -1,8 +1,10 @@
 """Which variant runs where nobody chooses, and which runtimes load it: decided by what was measured, not by habit."""
 
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -80,6 +82,16 @@ class Times:
 
     warm_ms: float
     cold_ms: float
+
+
+def processor_name() -> str:
+    """Of this machine, as Linux tells it (https://man7.org/linux/man-pages/man5/proc_cpuinfo.5.html)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t")))
+    return next(filter(None, named), platform.machine() or "unknown")[:100]
 
 
 def window_times(model: bytes, windows: Float32) -> Times:

@@ -133,6 +133,26 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
+ISOLATION_WINDOWS = 100
+"""Of a set of windows, asked once more in another order."""
+
+
+def require_isolation(name: str, model: bytes, windows: Float32, answers: Float32) -> None:
+    """Raises ConversionFailed where a window's answer depends on those before it.
+
+    answers: (n, classes), what the .tflite file `model` said to windows (n, window, channels); some are asked again, in
+    the opposite order and among other neighbours, and must get the same bits.
+    """
+    chosen = np.linspace(0, len(windows) - 1, min(len(windows), ISOLATION_WINDOWS)).round().astype(int)[::-1]
+    again = variant_probabilities(model, windows[chosen])
+    differing = int((again != answers[chosen]).any(axis=1).sum())
+    if differing:
+        raise ConversionFailed(
+            f"the {name} variant answers {differing} of {len(chosen)} windows otherwise after other windows; "
+            "nothing was written"
+        )
+
+
 def require_float_parity(
     probabilities: Float32, reference: Float32, *, where: str = "walks", tolerance: float = FLOAT_DP_MAX
 ) -> None:

@@ -71,6 +71,14 @@ class WeightStorage(_Part):
     alone: dict[Literal["float16", "int8", "hybrid"], StorageCost] = {}
 
 
+class WindowTimes(_Part):
+    """Medians of one window on one thread of the machine that made the bundle (provenance.processor)."""
+
+    warm_ms: NotNegative
+    cold_ms: NotNegative
+    """After other memory was touched, as in a daemon that infers now and then."""
+
+
 class Variant(Member):
     """One .tflite file: input (1, window, channels) float32, outputs `probabilities` and `logits` (1, labels)."""
 
@@ -82,6 +90,8 @@ class Variant(Member):
     """Of a variant that was searched for; weights too small to matter stay float32 and are left out."""
     runtimes: tuple[Name, ...] = ()
     """Which load it."""
+    times: WindowTimes | None = None
+    """Only where they were asked for: with them the same input makes another bundle each time."""
     operators: dict[str, int]
     """TFLite's builtin operators and how often each stands in the graph."""
 
@@ -116,6 +126,8 @@ class Provenance(_Part):
     libraries: dict[str, str]
     created_utc: datetime | None = None
     """As it was given (SOURCE_DATE_EPOCH); without that it stays out, so that the same input makes the same bundle."""
+    processor: Name | None = None
+    """That the times of the variants were measured on."""
 
 
 class FeatureReference(_Part):

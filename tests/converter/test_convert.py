@@ -126,6 +126,19 @@ def test_the_same_input_makes_the_same_bundle(small_keras, write_config, tmp_pat
     assert len(digests) == 1
 
 
+def test_times_stand_in_the_manifest_where_that_is_asked_for(small_keras, write_config, tmp_path):
+    """They differ from run to run, so they are left out else; the table and the report have them anyway."""
+    measured = Measured()
+    arguments = {"variants": ["float32"], "parity_windows": 300, "measured": measured}
+    kept = convert(small_keras, write_config(), tmp_path / "kept", keep_times=True, **arguments).manifest
+    times = kept.variants["float32"].times
+    assert times.warm_ms == pytest.approx(measured.times["float32"].warm_ms, rel=0.01)
+    assert times.cold_ms == pytest.approx(measured.times["float32"].cold_ms, rel=0.01)
+    assert kept.provenance.processor
+    plain = convert(small_keras, write_config(), tmp_path / "plain", **arguments).manifest
+    assert (plain.variants["float32"].times, plain.provenance.processor) == (None, None)
+
+
 def test_a_model_that_does_not_say_what_keras_says_is_not_written(small_keras, write_config, tmp_path, monkeypatch):
     """As a fault of the converter would: here the scaler is forgotten."""
     monkeypatch.setattr("converter.convert.fold_affines", lambda layers: fold_affines(layers[1:]))

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from converter.errors import ConversionFailed
-from converter.parity import compare, random_windows, require_float_parity, variant_probabilities
+from converter.parity import (
+    compare,
+    random_windows,
+    require_float_parity,
+    require_isolation,
+    variant_probabilities,
+)
 from converter.training_config import TrainingConfig
 from gateway.inference.interpreter import LiteRtInterpreter
 
@@ -86,3 +92,22 @@ def test_a_variant_answers_on_all_cores_as_window_by_window(small_float):
     interpreter = LiteRtInterpreter(small_float)
     np.testing.assert_array_equal(answers, [interpreter.run(window[None])[0] for window in windows])
     assert told == [(50, 120), (100, 120), (120, 120)]
+
+
+def test_answers_that_hold_something_of_the_window_before_are_refused(small_float):
+    """As a runtime gives them that does not reset the LSTMs' state between windows."""
+    windows = random_windows(40, window=24, config=CONFIG, seed=2)
+    apart = variant_probabilities(small_float, windows)
+    require_isolation("float32", small_float, windows, apart)
+    leaking = LiteRtInterpreter(small_float)
+    leaking._litert.reset_all_variables()
+    answers = []
+    for window in windows:
+        leaking._litert.set_tensor(leaking._input, window[None])
+        leaking._litert.invoke()
+        answers.append(leaking._litert.get_tensor(leaking._probabilities)[0])
+    with pytest.raises(
+        ConversionFailed, match="the float32 variant answers 39 of 40 windows otherwise after other"
+    ) as it:
+        require_isolation("float32", small_float, windows, np.array(answers))
+    assert it.value.exit_code == 1
