@@ -29,6 +29,7 @@ from converter.parity import (
 from converter.probes import EXTREMES_SHARE, WALKS, probe_sets
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from converter.reference import read_reference
+from converter.rounding import fitted_weights
 from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
 from converter.tflite import checked_operators
@@ -183,6 +184,7 @@ def convert(
                 search_reference,
                 lambda content: variant_probabilities(content, searched),
                 min_agreement=min_agreement,
+                fitted=fitted_weights(exact, searched),
                 advanced=advanced,
             )
         files[kind] = found.model if kind is VariantName.MIXED and found is not None else _stored(exact, kind)

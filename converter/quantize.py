@@ -9,10 +9,9 @@ slice of an axis: https://ai.google.dev/edge/litert/models/quantization_spec
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,27 +66,35 @@ class Weight:
 
 Plan = Mapping[str, Storage]
 """By the weight's name; a weight that is not in it stays float32."""
+Stored = tuple[NDArray[Any], NDArray[np.float32] | None]
+"""What stands in the file for a tensor, and its scales where it has some."""
+Fitted = Mapping[tuple[str, Storage], tuple[Stored, ...]]
+"""Of a weight in a storage, each of its tensors, where it is rounded otherwise than to the nearest."""
 
 
 def weights_of(model: bytes) -> tuple[Weight, ...]:
     """The weights of a float model that may be stored otherwise, in the order of computation."""
-    return _weights(_read(model))
+    return _weights(read_model(model))
 
 
-def with_storage(model: bytes, plan: Plan) -> bytes:
+def with_storage(model: bytes, plan: Plan, fitted: Fitted | None = None) -> bytes:
     """The float model with its weights stored as planned. Raises ValueError for a plan that does not fit it."""
-    read = _read(model)
+    read = read_model(model)
     weights = {weight.name: weight for weight in _weights(read)}
     for name, storage in plan.items():
         if name not in weights or storage not in weights[name].choices:
             raise ValueError(f"{name} cannot be stored as {storage}")
     edit = _Edit(read)
     for name, weight in weights.items():
-        match plan.get(name, Storage.FLOAT32):
+        storage = plan.get(name, Storage.FLOAT32)
+        given = (fitted or {}).get((name, storage))
+        values = [constant_of(read, tensor) for tensor in weight.tensors]
+        match storage:
             case Storage.FLOAT16:
-                edit.expand(weight, _float16_of, _DEQUANTIZE_FLOAT16)
+                edit.expand(weight, given or [(each.astype(np.float16), None) for each in values], _DEQUANTIZE_FLOAT16)
             case Storage.INT8:
-                edit.expand(weight, partial(int8_of, axis=weight.axis, steps=weight.steps), _DEQUANTIZE_PER_CHANNEL)
+                counts = given or [int8_of(each, weight.axis, weight.steps) for each in values]
+                edit.expand(weight, counts, _DEQUANTIZE_PER_CHANNEL)
             case Storage.HYBRID:
                 edit.hybrid_dense(weight, weight.steps)
     return edit.finish()
@@ -95,7 +102,7 @@ def with_storage(model: bytes, plan: Plan) -> bytes:
 
 def dynamic_range(model: bytes) -> bytes:
     """TFLite's plain dynamic range quantization: dense kernels (a scale a row) and LSTM kernels (one scale) in int8."""
-    read = _read(model)
+    read = read_model(model)
     edit = _Edit(read)
     for weight in _weights(read, smallest=1):
         if Storage.HYBRID in weight.choices:
@@ -117,12 +124,13 @@ def int8_of(values: Float32, axis: int | None, steps: int = 1) -> tuple[NDArray[
     and first-order sigma-delta modulation. A sequence changes little from step to step, so the errors cancel in the
     sum: of the reference model's first dense layer a tenth remains. A count may so be off by 1.5 rather than 0.5.
     """
-    others = None if axis is None else tuple(number for number in range(values.ndim) if number != axis)
-    largest = np.abs(values.astype(np.float64)).max(axis=others, keepdims=True)
-    scale = (np.where(largest > 0, largest, 1.0) / _INT8_MAX).astype(np.float32)
-    exact = values / scale.astype(np.float64)
+    scale = int8_scale(values, axis)
+    shape = [1] * values.ndim
+    if axis is not None:
+        shape[axis] = -1
+    exact = values / scale.astype(np.float64).reshape(shape)
     if steps == 1:
-        return np.clip(np.rint(exact), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale.reshape(-1)
+        return np.clip(np.rint(exact), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale
     sequence = exact.reshape(len(exact), steps, -1)
     counts = np.empty(sequence.shape, np.int8)
     left_over = np.zeros_like(sequence[:, 0])
@@ -130,22 +138,25 @@ def int8_of(values: Float32, axis: int | None, steps: int = 1) -> tuple[NDArray[
         wanted = sequence[:, step] + _DIFFUSED * left_over
         counts[:, step] = np.clip(np.rint(wanted), -_INT8_MAX, _INT8_MAX)
         left_over = np.clip(wanted - counts[:, step], -0.5, 0.5)  # what the range cuts off is not carried on
-    return counts.reshape(values.shape), scale.reshape(-1)
+    return counts.reshape(values.shape), scale
 
 
-def _float16_of(values: Float32) -> tuple[NDArray[np.float16], None]:
-    return values.astype(np.float16), None
+def int8_scale(values: NDArray[np.floating[Any]], axis: int | None) -> NDArray[np.float32]:
+    """A scale for each slice of the axis, or one for all, (n,): its largest number becomes 127."""
+    others = None if axis is None else tuple(number for number in range(values.ndim) if number != axis)
+    largest = np.abs(values.astype(np.float64)).max(axis=others)
+    return np.atleast_1d((np.where(largest > 0, largest, 1.0) / _INT8_MAX).astype(np.float32))
 
 
-def _read(model: bytes) -> Any:
+def read_model(model: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
-def _builtin(read: Any, operator: Any) -> int:
+def builtin_of(read: Any, operator: Any) -> int:
     return int(read.operatorCodes[operator.opcodeIndex].builtinCode)
 
 
-def _values(read: Any, tensor: int) -> Float32:
+def constant_of(read: Any, tensor: int) -> Float32:
     entry = read.subgraphs[0].tensors[tensor]
     return np.asarray(read.buffers[entry.buffer].data).view(np.float32).reshape(entry.shape)
 
@@ -155,7 +166,7 @@ def _weights(read: Any, smallest: int = WEIGHT_SIZE_MIN) -> tuple[Weight, ...]:
     used_by: dict[int, list[tuple[int, int]]] = defaultdict(list)  # tensor: its operators' builtin, and which input
     for operator in graph.operators:
         for place, tensor in enumerate(operator.inputs):
-            used_by[int(tensor)].append((_builtin(read, operator), place))
+            used_by[int(tensor)].append((builtin_of(read, operator), place))
     buffers = Counter(tensor.buffer for tensor in graph.tensors)
 
     def is_weight(tensor: int) -> bool:
@@ -168,7 +179,7 @@ def _weights(read: Any, smallest: int = WEIGHT_SIZE_MIN) -> tuple[Weight, ...]:
     seen: set[int] = set()
     for operator in graph.operators:
         inputs = tuple(int(tensor) for tensor in operator.inputs)
-        lstm = _builtin(read, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+        lstm = builtin_of(read, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
         groups = [inputs[_LSTM_KERNELS], inputs[_LSTM_RECURRENT]] if lstm else [(tensor,) for tensor in inputs]
         for group in groups:
             members = tuple(tensor for tensor in group if tensor >= 0 and tensor not in seen and is_weight(tensor))
@@ -187,7 +198,7 @@ def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]],
     name = (texts[0].rpartition("_")[0] if len(texts) > 1 else texts[0]) or f"tensor {members[0]}"
     if name in names:
         name = f"{name} {members[0]}"
-    largest = max(float(np.abs(_values(read, tensor)).max()) for tensor in members)
+    largest = max(float(np.abs(constant_of(read, tensor)).max()) for tensor in members)
     depthwise = any(builtin == schema.BuiltinOperator.DEPTHWISE_CONV_2D for builtin, _ in used_by)
     dense = all(use == (schema.BuiltinOperator.FULLY_CONNECTED, 1) for use in used_by)
     choices = [Storage.FLOAT32]
@@ -209,7 +220,7 @@ def _flattened_steps(read: Any, kernel: int) -> int:
         return 1
     at = inputs.pop()
     for operator in graph.operators:
-        if at in operator.outputs and _builtin(read, operator) == schema.BuiltinOperator.RESHAPE:
+        if at in operator.outputs and builtin_of(read, operator) == schema.BuiltinOperator.RESHAPE:
             before = [int(side) for side in graph.tensors[int(operator.inputs[0])].shape]
             after = [int(side) for side in graph.tensors[at].shape]
             if len(before) == 3 and before[0] == 1 and after == [1, before[1] * before[2]]:
@@ -223,10 +234,9 @@ class _Edit:
         self._graph = read.subgraphs[0]
         self._first: list[Any] = []
 
-    def expand(self, weight: Weight, stored: Any, version: int) -> None:
+    def expand(self, weight: Weight, stored: Sequence[Stored], version: int) -> None:
         """Each tensor becomes what DEQUANTIZE gives of its stored form; who uses it sees no difference."""
-        for tensor in weight.tensors:
-            values, scale = stored(_values(self._read, tensor))
+        for tensor, (values, scale) in zip(weight.tensors, stored, strict=True):
             entry = self._graph.tensors[tensor]
             kept = schema.TensorT()
             kept.name, kept.shape, kept.hasRank, kept.buffer = b"", entry.shape, True, entry.buffer
@@ -242,7 +252,7 @@ class _Edit:
 
     def hybrid_dense(self, weight: Weight, steps: int = 1) -> None:
         for tensor in weight.tensors:
-            self._fill(self._graph.tensors[tensor], *int8_of(_values(self._read, tensor), 0, steps), 0)
+            self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), 0, steps), 0)
             for operator in self._graph.operators:
                 if tensor in operator.inputs:
                     operator.opcodeIndex = self._code(schema.BuiltinOperator.FULLY_CONNECTED, _DENSE_HYBRID_PER_ROW)
@@ -251,11 +261,11 @@ class _Edit:
     def hybrid_lstms(self) -> None:
         lstm = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
         for operator in self._graph.operators:
-            if _builtin(self._read, operator) != lstm:
+            if builtin_of(self._read, operator) != lstm:
                 continue
             for tensor in (*operator.inputs[_LSTM_KERNELS], *operator.inputs[_LSTM_RECURRENT]):
                 if tensor >= 0 and self._graph.tensors[tensor].type == schema.TensorType.FLOAT32:
-                    self._fill(self._graph.tensors[tensor], *int8_of(_values(self._read, tensor), None), 0)
+                    self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), None), 0)
             operator.opcodeIndex = self._code(lstm, _LSTM_HYBRID)
             operator.builtinOptions.asymmetricQuantizeInputs = True
 
