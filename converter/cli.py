@@ -96,6 +96,20 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="compare on the windows of this recording too (.csv, .parquet; .xlsx twice), in the model's frame",
     )
     add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
+    add(
+        "--channels",
+        metavar="A,B,...",
+        type=_names,
+        help="names of the channels, in order: Ax, Ay, Az (accelerometer, m/s^2), Gx, Gy, Gz (gyroscope, deg/s) or "
+        "others (default: CONFIG.json's sensor_cols; six channels are Ax,Ay,Az,Gx,Gy,Gz where it has none)",
+    )
+    add(
+        "--units",
+        metavar="A,B,...",
+        type=_names,
+        default=[],
+        help="of the channels, one for each, or NAME=UNIT for those that are none of these six",
+    )
     add("--softmax", action="store_true", help="the model answers logits: add the softmax that makes probabilities")
     add("--name", help="of the model (default: the file's)")
     add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
@@ -148,6 +162,8 @@ def _convert(args: argparse.Namespace) -> int:
         args.out,
         variants=args.variants,
         labels=args.labels,
+        channels=args.channels,
+        units=args.units,
         add_softmax=args.softmax,
         name=args.name,
         frame=args.frame,

@@ -45,12 +45,11 @@ from gateway.bundle.manifest import (
 )
 from gateway.bundle.writing import member
 from gateway.errors import InputRejected
-from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.samples import Float32
 
 PARITY_WINDOWS = 3000
 PARITY_WINDOWS_MIN = 300
 MODEL_CARD_FILE = "model_card.md"
-UNITS = ("m/s^2",) * 3 + ("deg/s",) * 3
 _LIBRARIES = ("numpy", "keras", "tensorflow", "ai-edge-litert")
 
 _SEARCH_SEEDS = 1_000_000
@@ -95,6 +94,8 @@ def convert(
     *,
     variants: Sequence[str] = VARIANTS,
     labels: Sequence[str] | None = None,
+    channels: Sequence[str] | None = None,
+    units: Sequence[str] = (),
     add_softmax: bool = False,
     name: str | None = None,
     frame: str | None = None,
@@ -116,7 +117,8 @@ def convert(
     """Writes the bundle `out` and returns it; nothing is written until all of it is made and measured.
 
     model: .keras or .h5; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the
-    outputs. add_softmax: the model answers logits.
+    outputs. channels: names of the channels, likewise; units: one a channel, or NAME=UNIT for some. add_softmax: the
+    model answers logits.
     parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
     the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
     Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
@@ -136,11 +138,11 @@ def convert(
     source = read_keras_file(model, add_softmax=add_softmax)
     network = source.network
     shape = {"window": network.window, "channels": network.channels}
-    config = read_training_config(scaler, **shape, classes=network.classes, labels=labels)
+    config = read_training_config(scaler, **shape, classes=network.classes, labels=labels, names=channels, units=units)
 
     if reference:
         progress("reading " + ", ".join(map(str, reference)))
-        drift_reference = read_reference(reference, window=network.window, hop=config.hop, rate_hz=config.rate_hz)
+        drift_reference = read_reference(reference, window=network.window, config=config)
     progress("folding the scaler and batch normalizations, writing the graphs")
     layers = [config.scaler(), *network.layers]
     folded = fold_affines(layers)
@@ -204,10 +206,14 @@ def convert(
         wrist=wrist,
         mean=config.mean,
         scale=config.scale,
+        channels=config.channels,
+        units=config.units,
         reference=_drift_reference(drift_reference),
     )
     contents = {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
-    test_content, test = make_self_test(sets[WALKS], kept.keras[WALKS], {kind.value: files[kind] for kind in names})
+    test_content, test = make_self_test(
+        sets[WALKS], kept.keras[WALKS], config, {kind.value: files[kind] for kind in names}
+    )
     contents[test.file] = test_content
     members = {file: member(file, content) for file, content in contents.items()}
     entries = {
@@ -233,8 +239,8 @@ def convert(
             window=network.window,
             hop=config.hop,
             rate_hz=config.rate_hz,
-            channels=CHANNELS,
-            units=UNITS,
+            channels=config.channels,
+            units=config.units,
             frame=frame,
             frame_description=frame_description,
             wrist=wrist,

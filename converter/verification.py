@@ -15,7 +15,8 @@ from converter.training_config import TrainingConfig, read_training_config
 from gateway.bundle import Bundle, load_bundle
 from gateway.errors import GatewayError, InputRejected
 from gateway.inference import Predictor, load_predictor, self_test
-from gateway.motion.samples import Float32
+from gateway.motion.channels import ChannelsRejected, columns_of
+from gateway.motion.samples import CHANNELS, Float32
 
 PARITY_WINDOWS = 1000
 PARITY_SEED = 2
@@ -67,6 +68,7 @@ def verify(
     bundle = load_bundle(path)
     members = bundle.manifest.members()
     checks = [Check("digests, sizes, schema", True, f"{len(members)} members, digest {bundle.digest}")]
+    checks.append(_channels(bundle))
     if scaler is not None:
         checks.append(_scaler(bundle, Path(scaler)))
     predictors: dict[str, Predictor] = {}
@@ -78,10 +80,20 @@ def verify(
     return Verification(bundle, tuple(checks))
 
 
+def _channels(bundle: Bundle) -> Check:
+    """A bundle for other sensors than a wearable's is whole all the same; one in other units is wrong."""
+    channels, units = bundle.manifest.channels, bundle.manifest.units
+    try:
+        columns_of(channels, units, where="the gateway refuses it")
+    except ChannelsRejected as error:
+        return Check("channels", not set(channels) <= set(CHANNELS), str(error))
+    return Check("channels", True, ", ".join(channels))
+
+
 def _scaler(bundle: Bundle, path: Path) -> Check:
     manifest = bundle.manifest
     shape = {"window": manifest.window, "channels": len(manifest.channels), "classes": len(manifest.labels)}
-    config = read_training_config(path, **shape, labels=manifest.labels)
+    config = read_training_config(path, **shape, labels=manifest.labels, names=manifest.channels, units=manifest.units)
     stated = manifest.preprocessing
     differing = [
         field
@@ -194,5 +206,12 @@ def _config(bundle: Bundle) -> TrainingConfig:
     manifest = bundle.manifest
     scaler = manifest.preprocessing
     return TrainingConfig(
-        scaler.mean, scaler.scale, manifest.labels, manifest.hop, manifest.rate_hz, scaler.source_sha256
+        scaler.mean,
+        scaler.scale,
+        manifest.labels,
+        manifest.hop,
+        manifest.rate_hz,
+        scaler.source_sha256,
+        manifest.channels,
+        manifest.units,
     )

@@ -162,8 +162,9 @@ class Manifest(_Part):
     """Samples from the start of one window to that of the next."""
     rate_hz: float = Field(gt=0, le=10_000)
     channels: tuple[Name, ...] = Field(min_length=1)
+    """In the order of the input. Ax, Ay, Az, Gx, Gy, Gz are a wrist IMU's; others are no wearable's."""
     units: tuple[Name, ...]
-    """One a channel: m/s^2 or deg/s."""
+    """One a channel: m/s^2 of Ax, Ay, Az, deg/s of Gx, Gy, Gz, free text of others."""
     frame: str | None = None
     """The model's axes as signed axes of the wrist frame, e.g. "x,y,z" or "-y,x,z"; null where nobody knows."""
     frame_description: str = ""
@@ -188,6 +189,8 @@ class Manifest(_Part):
     def _agrees(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ from each other")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("channels must differ from each other")
         for field, values in {
             "units": self.units,
             "preprocessing.mean": self.preprocessing.mean,

@@ -2,17 +2,20 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from converter.reference import read_reference
+from converter.training_config import TrainingConfig
 from gateway.errors import InputRejected
 from gateway.monitoring.drift import DriftPeriod, DriftSettings, Reference
 from gateway.monitoring.features import FEATURES, window_features
 from gateway.recording import read_recording
 
-SHAPE = {"window": 50, "hop": 25, "rate_hz": 50.0}
+CONFIG = TrainingConfig((0,) * 6, (1,) * 6, ("a", "b"), 25, 50.0, "0" * 64)
+SHAPE = {"window": 50, "config": CONFIG}
 
 
 def motion(samples, seed=1):
@@ -64,6 +67,40 @@ def test_statistics_of_channels_give_the_means_alone_and_say_so(tmp_path):
 def test_without_percentiles_the_ends_of_the_range_are_known(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(statistics(per_channel=IN_M_S2)))
     assert read_reference([tmp_path / "s.json"], **SHAPE)["Ay_mean_m_s2"].quantiles == ((0.0, -20), (1.0, 20))
+
+
+ACC = replace(CONFIG, mean=(0,) * 3, scale=(1,) * 3, channels=("Az", "Ax", "Ay"), units=("m/s^2",) * 3)
+GYRO = replace(ACC, channels=("Gx", "Gy", "Gz"), units=("deg/s",) * 3)
+
+
+def test_a_model_of_fewer_channels_gets_the_features_that_they_are_enough_for(tmp_path):
+    """From windows in its own order; a recording has all six whatever the model takes."""
+    values = motion(3000)
+    rows = np.hstack([np.arange(3000)[:, None] / 50, values])
+    np.savetxt(tmp_path / "r.csv", rows, delimiter=",", header="timestamp_s,Ax,Ay,Az,Gx,Gy,Gz", comments="", fmt="%.9g")
+    np.save(tmp_path / "six.npy", windows_of(values))
+    np.save(tmp_path / "acc.npy", windows_of(values)[:, :, [2, 0, 1]])
+    np.save(tmp_path / "gyro.npy", windows_of(values)[:, :, 3:])
+    (tmp_path / "s.json").write_text(json.dumps(statistics()))
+    six = read_reference([tmp_path / "six.npy"], **SHAPE)
+    acc = read_reference([tmp_path / "acc.npy"], window=50, config=ACC)
+    gyro = read_reference([tmp_path / "gyro.npy"], window=50, config=GYRO)
+    assert set(acc) | set(gyro) == set(FEATURES)
+    assert all(name.startswith(("A", "acc_")) for name in acc)
+    assert all(name.startswith(("G", "gyro_")) for name in gyro)
+    assert acc | gyro == six
+    assert tuple(read_reference([tmp_path / "r.csv"], window=50, config=ACC)) == FEATURES
+    assert list(read_reference([tmp_path / "s.json"], window=50, config=GYRO)) == list(FEATURES[3:6])
+
+
+def test_what_a_model_s_channels_need_is_asked_for_by_name(tmp_path):
+    (tmp_path / "s.json").write_text(json.dumps(statistics()))
+    other = replace(ACC, channels=("Ax", "Mx", "M\ny"), units=("m/s^2", "uT", "uT"))
+    with pytest.raises(InputRejected, match=r"s\.json: per_channel lacks Mx, M\\ny"):
+        read_reference([tmp_path / "s.json"], window=50, config=other)
+    np.save(tmp_path / "w.npy", windows_of(motion(3000)))
+    with pytest.raises(InputRejected, match=r"holds float32 \(119, 50, 6\), expected windows \(n, 50, 3\)"):
+        read_reference([tmp_path / "w.npy"], window=50, config=ACC)
 
 
 def rejected(path, words):
@@ -124,7 +161,7 @@ def test_the_real_recording_lies_far_from_the_real_training_data(real_data):
     reference = {
         name: Reference.of(entry.model_dump())
         for name, entry in read_reference(
-            [real_data / "model" / "training_baseline.json"], window=200, hop=100, rate_hz=50.0
+            [real_data / "model" / "training_baseline.json"], window=200, config=CONFIG
         ).items()
     }
     grid = read_recording(sorted((real_data / "recording").glob("*.xlsx"))).on_grid(50.0)

@@ -160,7 +160,7 @@ def test_the_command_tells_and_its_exit_code_says_which_kind_of_wrong(made, tmp_
     assert main(["verify", str(wrong.path), "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["passed"] is False
-    assert "1 of 9 checks fail: do not use this bundle" in captured.err
+    assert "1 of 10 checks fail: do not use this bundle" in captured.err
     shutil.copytree(made.path, tmp_path / "damaged")
     (tmp_path / "damaged" / "model_card.md").write_text("another")
     assert main(["verify", str(tmp_path / "damaged")]) == 2

@@ -10,6 +10,7 @@ from gateway.bundle.manifest import Manifest, bundle_digest, is_signed_axes
 
 REFUSED = [  # what it shows, the change, words of the message
     ("labels that stand twice", {"labels": ["a", "a"]}, "labels must differ"),
+    ("channels that stand twice", {"channels": ["Ax", "Ax"]}, "channels must differ"),
     ("one label", {"labels": ["a"]}, "labels"),
     ("units for other channels", {"units": ["m/s^2"]}, "units must have one entry for each of the 2 channels"),
     ("a default that is not there", {"default_variant": "int4"}, "default_variant must be one of float32, dynamic"),
