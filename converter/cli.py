@@ -122,8 +122,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="what drift is measured against: a recording (.csv, .parquet; .xlsx twice), windows (.npy) or the "
-        "training's statistics (.json); in the model's frame, m/s² and deg/s (.xlsx: mg)",
+        help="what drift is measured against: a recording (.csv, maybe with a column label; .parquet; .xlsx twice), "
+        "windows (.npy, or .npz with windows and labels) or the training's statistics (.json); in the model's frame, "
+        "m/s² and deg/s (.xlsx: mg)",
     )
     add(
         "--parity-windows",

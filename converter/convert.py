@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,12 +27,12 @@ from converter.parity import (
 )
 from converter.probes import EXTREMES_SHARE, WALKS, probe_sets
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
-from converter.reference import read_reference
+from converter.reference import read_reference, reference_entries, reference_in_words
 from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
-from gateway.bundle import Bundle, FeatureReference, Manifest, check_target, write_bundle
+from gateway.bundle import Bundle, Manifest, check_target, write_bundle
 from gateway.bundle.manifest import (
     Member,
     Model,
@@ -45,6 +45,7 @@ from gateway.bundle.manifest import (
 )
 from gateway.bundle.writing import member
 from gateway.errors import InputRejected
+from gateway.monitoring.reference import DriftReference
 from gateway.motion.samples import Float32
 
 PARITY_WINDOWS = 3000
@@ -106,7 +107,7 @@ def convert(
     probe: Sequence[str | Path] = (),
     seed: int = 1,
     card: str | None = None,
-    drift_reference: Mapping[str, FeatureReference | Mapping[str, Any]] | None = None,
+    drift_reference: DriftReference | None = None,
     reference: Sequence[str | Path] = (),
     created_utc: datetime | None = None,
     replace: bool = False,
@@ -196,6 +197,7 @@ def convert(
         for kind in names
     }
     written = {kind.value: parity[WALKS] for kind, parity in zip(names, parities.values(), strict=True)}
+    features, data, contents = reference_entries(drift_reference)
     text = card or default_card(
         name=title,
         labels=config.labels,
@@ -208,9 +210,10 @@ def convert(
         scale=config.scale,
         channels=config.channels,
         units=config.units,
-        reference=_drift_reference(drift_reference),
+        reference=reference_in_words(features, data) if data else None,
+        label_shares=data.label_shares if data else None,
     )
-    contents = {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
+    contents |= {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
     test_content, test = make_self_test(
         sets[WALKS], kept.keras[WALKS], config, {kind.value: files[kind] for kind in names}
     )
@@ -254,7 +257,8 @@ def convert(
                 libraries={library: _version(library) for library in _LIBRARIES},
                 created_utc=created_utc,
             ),
-            drift_reference=_drift_reference(drift_reference),
+            drift_reference=features,
+            reference_data=data,
             self_test=test,
         )
     except ValidationError as error:
@@ -316,12 +320,6 @@ def _weights(found: Found) -> dict[str, WeightStorage]:
         )
         for weight in found.weights
     }
-
-
-def _drift_reference(
-    given: Mapping[str, FeatureReference | Mapping[str, Any]] | None,
-) -> dict[str, FeatureReference] | None:
-    return None if given is None else {name: FeatureReference.model_validate(entry) for name, entry in given.items()}
 
 
 def _version(distribution: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway.bundle.manifest import FeatureReference, Parity
+from gateway.bundle.manifest import Parity
 from gateway.motion.samples import CHANNELS, UNITS
 
 
@@ -19,9 +19,13 @@ def model_card(
     scale: Sequence[float] = (),
     channels: Sequence[str] = CHANNELS,
     units: Sequence[str] = UNITS,
-    reference: Mapping[str, FeatureReference] | None = None,
+    reference: str | None = None,
+    label_shares: Mapping[str, float] | None = None,
 ) -> str:
-    """Markdown. States only what the conversion itself knows. mean, scale: of the channels in the training data."""
+    """Markdown. States only what the conversion itself knows. mean, scale: of the channels in the training data.
+
+    reference: the distributions that the manifest has, in words. label_shares: of the labels in that data.
+    """
     rows = "\n".join(
         f"| {variant} | {p.top1_agreement:.2%} | {p.dp_max:g} | {p.dp_p99:g} | {p.dp_mean:g} |"
         for variant, p in parities.items()
@@ -47,7 +51,7 @@ Axes: {axes}. Wrist: {wrist or "not stated"}.
 Another unit, rate, wrist or way of wearing gives answers as confident as the right one, and wrong.
 
 ## What it learnt from
-{_learnt_from(channels, mean, scale, reference)}
+{_learnt_from(channels, mean, scale, reference, label_shares)}
 
 ## Limits
 - It always names one of its classes, whatever the wearer does: there is no class for everything else.
@@ -68,7 +72,8 @@ def _learnt_from(
     channels: Sequence[str],
     mean: Sequence[float],
     scale: Sequence[float],
-    reference: Mapping[str, FeatureReference] | None,
+    reference: str | None,
+    label_shares: Mapping[str, float] | None,
 ) -> str:
     text = "Who and how many wore it, doing what, its maker did not say."
     if mean and scale:
@@ -76,6 +81,8 @@ def _learnt_from(
         text += " What its scaler tells of the training data, in the units above:\n\n"
         text += f"| channel | mean | spread |\n|---|---|---|\n{rows}"
     if reference:
-        known = next(iter(reference.values()))
-        text += f"\n\nmanifest.json has the distribution of {len(reference)} features of {known.count:,} {known.of}."
+        text += f"\n\nmanifest.json has the distributions that drift is measured against: {reference}."
+    if label_shares:
+        shares = ", ".join(f"{label} {share:.1%}" for label, share in label_shares.items())
+        text += f" Labels in that data: {shares}."
     return text

@@ -22,7 +22,7 @@ from gateway.bundle import Bundle, load_bundle
 from gateway.errors import InputRejected
 from gateway.inference import Predictor, load_predictor
 from gateway.motion.axes import parse_axes
-from gateway.motion.channels import columns_of
+from gateway.motion.channels import columns_of, six_wide
 from gateway.motion.samples import CHANNELS, Float32
 from gateway.motion.units import (
     ACC_UNITS,
@@ -161,15 +161,15 @@ def _score_array(
     axes: Float32,
     progress: "Progress",
 ) -> Summary:
-    path = args.inputs[0]
+    path, channels = args.inputs[0], bundle.manifest.channels
     _check_axes(args.frame, axes, columns)
     windows = _read_windows(path, (bundle.manifest.window, len(columns)))
     if not args.any_gravity and set(columns) >= _ACC:
-        some = _six_wide(windows[:: -(-len(windows) // _GRAVITY_WINDOWS_MAX)], columns)[..., :3].reshape(-1, 3)
-        require_gravity(str(path), m_s2_from(some, acc_unit), acc_unit)
+        some = six_wide(windows[:: -(-len(windows) // _GRAVITY_WINDOWS_MAX)], channels)[..., :3].reshape(-1, 3)
+        require_gravity(str(path), m_s2_from(some.astype(np.float64), acc_unit), acc_unit)
 
     def batch(part: slice) -> Float32:
-        return _in_model_units(_six_wide(windows[part], columns), acc_unit, args.gyro_unit, axes)[..., columns]
+        return _in_model_units(six_wide(windows[part], channels), acc_unit, args.gyro_unit, axes)[..., columns]
 
     probabilities = _predict(predictor, len(windows), batch, progress)
     content = io.BytesIO()
@@ -223,16 +223,9 @@ def _check_axes(frame: str, axes: Float32, columns: list[int]) -> None:
             raise InputRejected(f"--frame {frame}: {found}, which windows for this bundle do not have")
 
 
-def _six_wide(windows: NDArray[Any], columns: list[int]) -> NDArray[np.float64]:
-    """(n, window, channels of the model) to (n, window, 6), zeros where the model takes nothing."""
-    wide = np.zeros((*windows.shape[:2], len(CHANNELS)))
-    wide[..., columns] = windows
-    return wide
-
-
-def _in_model_units(windows: NDArray[np.float64], acc_unit: AccUnit, gyro_unit: GyroUnit, axes: Float32) -> Float32:
-    acc = m_s2_from(windows[..., :3], acc_unit) @ axes.T
-    gyro = deg_s_from(windows[..., 3:], gyro_unit) @ axes.T
+def _in_model_units(windows: NDArray[Any], acc_unit: AccUnit, gyro_unit: GyroUnit, axes: Float32) -> Float32:
+    acc = m_s2_from(windows[..., :3].astype(np.float64), acc_unit) @ axes.T
+    gyro = deg_s_from(windows[..., 3:].astype(np.float64), gyro_unit) @ axes.T
     return np.concatenate([acc, gyro], axis=-1).astype(np.float32)
 
 

@@ -5,9 +5,15 @@ else, when it is asked.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.errors import InputRejected
 from gateway.motion.samples import CHANNELS, UNITS
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 class ChannelsRejected(InputRejected):
@@ -29,3 +35,12 @@ def columns_of(channels: Sequence[str], units: Sequence[str], *, where: str) -> 
             found = f"the model takes {CHANNELS[column]} in {repr(unit)[1:-1]}"
             raise ChannelsRejected(f"{where}: {found}, a wearable gives it in {UNITS[column]}")
     return columns
+
+
+def six_wide(values: NDArray[Number], channels: Sequence[str]) -> NDArray[Number]:
+    """(..., channels) to (..., 6): zeros where the model takes nothing; what no wearable gives is left out."""
+    wide = np.zeros((*values.shape[:-1], len(CHANNELS)), values.dtype)
+    for place, name in enumerate(channels):
+        if name in CHANNELS:
+            wide[..., CHANNELS.index(name)] = values[..., place]
+    return wide

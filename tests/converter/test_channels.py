@@ -14,6 +14,7 @@ from converter.verification import verify
 from gateway.cli import main as gateway_main
 from gateway.errors import InputRejected
 from gateway.inference import load_predictor
+from gateway.monitoring.features import FEATURES
 from gateway.motion.samples import CHANNELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -200,8 +201,13 @@ def test_a_model_of_some_of_a_wearable_s_channels_answers_a_recording_as_keras_d
 
 def test_a_model_for_other_sensors_converts_and_the_gateway_refuses_it_in_words(made, recording, tmp_path, capsys):
     channels = [*CHANNELS, "Mx", "My", "p"]
-    model, config, bundle = made(channels, channels=channels, units=["Mx=uT", "My=uT", "p=hPa"])
+    training = np.random.default_rng(2).normal([0, 0, 9.8, 0, 0, 0, 20, -5, 1013], 0.3, (60, 50, 9))
+    np.savez(tmp_path / "training.npz", windows=training, labels=np.arange(60) % 4)
+    units = ["Mx=uT", "My=uT", "p=hPa"]
+    model, config, bundle = made(channels, channels=channels, units=units, reference=[tmp_path / "training.npz"])
     assert bundle.manifest.units[6:] == ("uT", "uT", "hPa")
+    assert bundle.manifest.reference_data.channels["p"].mean == pytest.approx(1013, abs=0.1)
+    assert set(bundle.manifest.drift_reference) == set(bundle.drift_sketches()) == set(FEATURES)
     windows = np.random.default_rng(1).normal(size=(20, 50, 9)) * [SCALE[c] for c in channels] + [
         MEAN[c] for c in channels
     ]
