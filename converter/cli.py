@@ -96,6 +96,20 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="compare on the windows of this recording too (.csv, .parquet; .xlsx twice), in the model's frame",
     )
     add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
+    add(
+        "--channels",
+        metavar="A,B,...",
+        type=_names,
+        help="names of the channels, in order: Ax, Ay, Az (accelerometer, m/s^2), Gx, Gy, Gz (gyroscope, deg/s) or "
+        "others (default: CONFIG.json's sensor_cols; six channels are Ax,Ay,Az,Gx,Gy,Gz where it has none)",
+    )
+    add(
+        "--units",
+        metavar="A,B,...",
+        type=_names,
+        default=[],
+        help="of the channels, one for each, or NAME=UNIT for those that are none of these six",
+    )
     add("--softmax", action="store_true", help="the model answers logits: add the softmax that makes probabilities")
     add("--name", help="of the model (default: the file's)")
     add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
@@ -108,8 +122,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="what drift is measured against: a recording (.csv, .parquet; .xlsx twice), windows (.npy) or the "
-        "training's statistics (.json); in the model's frame, m/s² and deg/s (.xlsx: mg)",
+        help="what drift is measured against: a recording (.csv, maybe with a column label; .parquet; .xlsx twice), "
+        "windows (.npy, or .npz with windows and labels) or the training's statistics (.json); in the model's frame, "
+        "m/s² and deg/s (.xlsx: mg)",
     )
     add(
         "--parity-windows",
@@ -153,6 +168,8 @@ def _convert(args: argparse.Namespace) -> int:
         args.out,
         variants=args.variants,
         labels=args.labels,
+        channels=args.channels,
+        units=args.units,
         add_softmax=args.softmax,
         name=args.name,
         frame=args.frame,

@@ -128,8 +128,8 @@ def _show_bundle(console: "Console", found: "BundleInspection") -> None:
     channels = ", ".join(f"{name} [{unit}]" for name, unit in zip(manifest["channels"], manifest["units"], strict=True))
     console.print(f"window: {manifest['window']} samples ({seconds:g} s) every {manifest['hop']}; {channels}")
     console.print(f"axes: {manifest['frame'] or 'unknown'}; wrist: {manifest['wrist'] or 'unknown'}")
-    kept = {"drift reference": manifest["drift_reference"], "self-test": manifest["self_test"]}
-    console.print("; ".join(f"{what}: {'yes' if value else 'none'}" for what, value in kept.items()))
+    console.print(f"drift reference: {found.drift_reference}")
+    console.print(f"self-test: {'yes' if manifest['self_test'] else 'none'}")
     for name, variant in found.variants.items():
         default = ", the default" if name == manifest["default_variant"] else ""
         parity = manifest["variants"][name]["parity"]

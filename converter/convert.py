@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -28,13 +28,13 @@ from converter.parity import (
 )
 from converter.probes import EXTREMES_SHARE, WALKS, probe_sets
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
-from converter.reference import read_reference
+from converter.reference import read_reference, reference_entries, reference_in_words
 from converter.rounding import fitted_weights
 from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
-from gateway.bundle import Bundle, FeatureReference, Manifest, check_target, write_bundle
+from gateway.bundle import Bundle, Manifest, check_target, write_bundle
 from gateway.bundle.manifest import (
     Member,
     Model,
@@ -48,12 +48,12 @@ from gateway.bundle.manifest import (
 )
 from gateway.bundle.writing import member
 from gateway.errors import InputRejected
-from gateway.motion.samples import CHANNELS, Float32
+from gateway.monitoring.reference import DriftReference
+from gateway.motion.samples import Float32
 
 PARITY_WINDOWS = 3000
 PARITY_WINDOWS_MIN = 300
 MODEL_CARD_FILE = "model_card.md"
-UNITS = ("m/s^2",) * 3 + ("deg/s",) * 3
 _LIBRARIES = ("numpy", "keras", "tensorflow", "ai-edge-litert")
 
 _SEARCH_SEEDS = 1_000_000
@@ -99,6 +99,8 @@ def convert(
     *,
     variants: Sequence[str] = VARIANTS,
     labels: Sequence[str] | None = None,
+    channels: Sequence[str] | None = None,
+    units: Sequence[str] = (),
     add_softmax: bool = False,
     name: str | None = None,
     frame: str | None = None,
@@ -109,7 +111,7 @@ def convert(
     probe: Sequence[str | Path] = (),
     seed: int = 1,
     card: str | None = None,
-    drift_reference: Mapping[str, FeatureReference | Mapping[str, Any]] | None = None,
+    drift_reference: DriftReference | None = None,
     reference: Sequence[str | Path] = (),
     created_utc: datetime | None = None,
     keep_times: bool = False,
@@ -121,7 +123,8 @@ def convert(
     """Writes the bundle `out` and returns it; nothing is written until all of it is made and measured.
 
     model: .keras or .h5; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the
-    outputs. add_softmax: the model answers logits.
+    outputs. channels: names of the channels, likewise; units: one a channel, or NAME=UNIT for some. add_softmax: the
+    model answers logits.
     parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
     the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
     Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
@@ -142,11 +145,11 @@ def convert(
     source = read_keras_file(model, add_softmax=add_softmax)
     network = source.network
     shape = {"window": network.window, "channels": network.channels}
-    config = read_training_config(scaler, **shape, classes=network.classes, labels=labels)
+    config = read_training_config(scaler, **shape, classes=network.classes, labels=labels, names=channels, units=units)
 
     if reference:
         progress("reading " + ", ".join(map(str, reference)))
-        drift_reference = read_reference(reference, window=network.window, hop=config.hop, rate_hz=config.rate_hz)
+        drift_reference = read_reference(reference, window=network.window, config=config)
     progress("folding the scaler and batch normalizations, writing the graphs")
     layers = [config.scaler(), *network.layers]
     folded = fold_affines(layers)
@@ -202,6 +205,7 @@ def convert(
         for kind in names
     }
     written = {kind.value: parity[WALKS] for kind, parity in zip(names, parities.values(), strict=True)}
+    features, data, contents = reference_entries(drift_reference)
     text = card or default_card(
         name=title,
         labels=config.labels,
@@ -212,10 +216,15 @@ def convert(
         wrist=wrist,
         mean=config.mean,
         scale=config.scale,
-        reference=_drift_reference(drift_reference),
+        channels=config.channels,
+        units=config.units,
+        reference=reference_in_words(features, data) if data else None,
+        label_shares=data.label_shares if data else None,
     )
-    contents = {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
-    test_content, test = make_self_test(sets[WALKS], kept.keras[WALKS], {kind.value: files[kind] for kind in names})
+    contents |= {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
+    test_content, test = make_self_test(
+        sets[WALKS], kept.keras[WALKS], config, {kind.value: files[kind] for kind in names}
+    )
     contents[test.file] = test_content
     members = {file: member(file, content) for file, content in contents.items()}
     entries = {
@@ -245,8 +254,8 @@ def convert(
             window=network.window,
             hop=config.hop,
             rate_hz=config.rate_hz,
-            channels=CHANNELS,
-            units=UNITS,
+            channels=config.channels,
+            units=config.units,
             frame=frame,
             frame_description=frame_description,
             wrist=wrist,
@@ -261,7 +270,8 @@ def convert(
                 created_utc=created_utc,
                 processor=processor_name() if keep_times else None,
             ),
-            drift_reference=_drift_reference(drift_reference),
+            drift_reference=features,
+            reference_data=data,
             self_test=test,
         )
     except ValidationError as error:
@@ -326,12 +336,6 @@ def _weights(found: Found) -> dict[str, WeightStorage]:
         )
         for weight in found.weights
     }
-
-
-def _drift_reference(
-    given: Mapping[str, FeatureReference | Mapping[str, Any]] | None,
-) -> dict[str, FeatureReference] | None:
-    return None if given is None else {name: FeatureReference.model_validate(entry) for name, entry in given.items()}
 
 
 def _version(distribution: str) -> str:

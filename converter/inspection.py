@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from converter.keras_model import load_keras
 from converter.memory import measured_bytes
+from converter.reference import reference_in_words
 from gateway.bundle import Bundle, load_bundle
 from gateway.errors import InputRejected
 
@@ -101,6 +102,8 @@ class BundleInspection:
     path: str
     digest: str
     manifest: dict[str, Any]
+    drift_reference: str
+    """In words: of what, and from what."""
     variants: dict[str, TfliteInspection] = field(default_factory=dict)
 
 
@@ -124,7 +127,8 @@ def inspect(path: str | Path) -> Inspection:
 def inspect_bundle(bundle: Bundle) -> BundleInspection:
     manifest = bundle.manifest
     variants = {name: inspect_tflite(bundle.model_file(name), name) for name in manifest.variants}
-    return BundleInspection(str(bundle.path), bundle.digest, manifest.model_dump(mode="json"), variants)
+    reference = reference_in_words(manifest.drift_reference, manifest.reference_data)
+    return BundleInspection(str(bundle.path), bundle.digest, manifest.model_dump(mode="json"), reference, variants)
 
 
 # Keras

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from gateway.bundle.manifest import FeatureReference, Parity
-from gateway.motion.samples import CHANNELS
+from gateway.bundle.manifest import Parity
+from gateway.motion.samples import CHANNELS, UNITS
 
 
 def model_card(
@@ -17,19 +17,26 @@ def model_card(
     wrist: str | None = None,
     mean: Sequence[float] = (),
     scale: Sequence[float] = (),
-    reference: Mapping[str, FeatureReference] | None = None,
+    channels: Sequence[str] = CHANNELS,
+    units: Sequence[str] = UNITS,
+    reference: str | None = None,
+    label_shares: Mapping[str, float] | None = None,
 ) -> str:
-    """Markdown. States only what the conversion itself knows. mean, scale: of the channels in the training data."""
+    """Markdown. States only what the conversion itself knows. mean, scale: of the channels in the training data.
+
+    reference: the distributions that the manifest has, in words. label_shares: of the labels in that data.
+    """
     rows = "\n".join(
         f"| {variant} | {p.top1_agreement:.2%} | {p.dp_max:g} | {p.dp_p99:g} | {p.dp_mean:g} |"
         for variant, p in parities.items()
     )
     windows = next(iter(parities.values())).windows
+    taken = ", ".join(f"{name} [{unit}]" for name, unit in zip(channels, units, strict=True))
+    gravity = "; accelerations with gravity in them" if not set(channels).isdisjoint(CHANNELS[:3]) else ""
     axes = f"`{frame}`" if frame else "not stated: predictions of a wearable that is mounted otherwise mean nothing"
     return f"""# {name}
 
-Names the activity of the wrist in each window of {window / rate_hz:g} s ({window} samples at {rate_hz:g} Hz of
-accelerometer, m/s², and gyroscope, deg/s).
+Names the activity of the wrist in each window of {window / rate_hz:g} s ({window} samples at {rate_hz:g} Hz).
 
 Classes: {", ".join(labels)}. Whatever the wearer really does, one of them gets the highest probability.
 
@@ -39,12 +46,12 @@ it diagnoses nothing, and no treatment may depend on it. How well it recognises 
 because its maker did not say: ask for an evaluation on people whom it has not seen.
 
 ## What it takes
-{window} samples of {", ".join(CHANNELS)}; accelerations with gravity in them.
+{window} samples of {taken}{gravity}.
 Axes: {axes}. Wrist: {wrist or "not stated"}.
 Another unit, rate, wrist or way of wearing gives answers as confident as the right one, and wrong.
 
 ## What it learnt from
-{_learnt_from(mean, scale, reference)}
+{_learnt_from(channels, mean, scale, reference, label_shares)}
 
 ## Limits
 - It always names one of its classes, whatever the wearer does: there is no class for everything else.
@@ -62,14 +69,20 @@ Against the Keras model on {windows} random windows far wider than training data
 
 
 def _learnt_from(
-    mean: Sequence[float], scale: Sequence[float], reference: Mapping[str, FeatureReference] | None
+    channels: Sequence[str],
+    mean: Sequence[float],
+    scale: Sequence[float],
+    reference: str | None,
+    label_shares: Mapping[str, float] | None,
 ) -> str:
     text = "Who and how many wore it, doing what, its maker did not say."
     if mean and scale:
-        rows = "\n".join(f"| {c} | {m:.3g} | {s:.3g} |" for c, m, s in zip(CHANNELS, mean, scale, strict=True))
-        text += " What its scaler tells of the training data (m/s² and deg/s):\n\n"
+        rows = "\n".join(f"| {c} | {m:.3g} | {s:.3g} |" for c, m, s in zip(channels, mean, scale, strict=True))
+        text += " What its scaler tells of the training data, in the units above:\n\n"
         text += f"| channel | mean | spread |\n|---|---|---|\n{rows}"
     if reference:
-        known = next(iter(reference.values()))
-        text += f"\n\nmanifest.json has the distribution of {len(reference)} features of {known.count:,} {known.of}."
+        text += f"\n\nmanifest.json has the distributions that drift is measured against: {reference}."
+    if label_shares:
+        shares = ", ".join(f"{label} {share:.1%}" for label, share in label_shares.items())
+        text += f" Labels in that data: {shares}."
     return text

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from converter.inspection import TfliteInspection, inspect_tflite
+from converter.reference import reference_in_words
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import Parity, Variant
 from gateway.errors import InputRejected
@@ -123,6 +124,7 @@ def _head(bundle: Bundle) -> str:
         + escape(", ".join(f"{n} [{u}]" for n, u in zip(manifest.channels, manifest.units, strict=True))),
         "Output": f"{len(manifest.labels)} classes: {escape(', '.join(manifest.labels))}",
         "Axes": escape(manifest.frame or "not stated"),
+        "Drift reference": escape(reference_in_words(manifest.drift_reference, manifest.reference_data)),
         "Made with": escape(", ".join(f"{name} {version}" for name, version in manifest.provenance.libraries.items())),
     }
     return f'<div class="facts">{_table((), [[f"<b>{key}</b>", value] for key, value in rows.items()])}</div>'

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from converter.sensors import at_rest, full_scale
+from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import SelfTest
 from gateway.bundle.writing import member
 from gateway.inference.interpreter import LiteRtInterpreter
-from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.samples import Float32
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
 
 SELF_TEST_FILE = "self_test.npy"
@@ -22,10 +24,12 @@ HYBRID_TOLERANCE = 0.05
 """Of kernels that quantize activations as they come: a value at a rounding edge may fall to the other side."""
 
 
-def make_self_test(windows: Float32, reference: Float32, models: Mapping[str, bytes]) -> tuple[bytes, SelfTest]:
-    """The file and its entry in the manifest. windows, reference: as self_test_windows takes them; models: .tflite
-    files by variant."""
-    chosen = self_test_windows(windows, reference)
+def make_self_test(
+    windows: Float32, reference: Float32, config: TrainingConfig, models: Mapping[str, bytes]
+) -> tuple[bytes, SelfTest]:
+    """The file and its entry in the manifest. windows, reference, config: as self_test_windows takes them; models:
+    .tflite files by variant."""
+    chosen = self_test_windows(windows, reference, config)
     answers, tolerance = self_test_answers(chosen, models)
     finite = [i for i in range(len(chosen)) if np.isfinite([rows[i] for rows in answers.values()]).all()]
     content = self_test_file(chosen[finite])
@@ -34,11 +38,11 @@ def make_self_test(windows: Float32, reference: Float32, models: Mapping[str, by
     return content, SelfTest(**file.model_dump(), probabilities=kept, tolerance=tolerance)
 
 
-def self_test_windows(windows: Float32, reference: Float32) -> Float32:
+def self_test_windows(windows: Float32, reference: Float32, config: TrainingConfig) -> Float32:
     """A choice of windows (n, window, channels) whose classes Keras tells clearly, and extremes: (m, window, channels).
 
     reference: (n, classes), Keras' probabilities. As many classes as there are, in turn. The extremes (rest, all zero,
-    both ends of what a wearable measures) come between them, so that a runtime that keeps its state from one window to
+    both ends of what its sensors measure) come between them, so that a runtime that keeps its state from one window to
     the next is found out.
     """
     best = np.sort(reference, axis=1)
@@ -50,15 +54,12 @@ def self_test_windows(windows: Float32, reference: Float32) -> Float32:
         turns.append((seen.setdefault(int(top[i]), 0), int(i)))
         seen[int(top[i])] += 1
     chosen = [windows[i] for _, i in sorted(turns)[:RANDOM_WINDOWS]]
-    channels = windows.shape[2]
-    rest = np.zeros(channels)
-    rest[min(2, channels - 1)] = STANDARD_GRAVITY_M_S2
-    limits = np.array([16 * STANDARD_GRAVITY_M_S2 if name.startswith("A") else 2000.0 for name in CHANNELS])
-    limits = np.resize(limits, channels)
-    extremes = [np.broadcast_to(row, windows.shape[1:]) for row in (limits, rest, -limits, np.zeros(channels))]
+    rest = at_rest(config)
+    middle, full = full_scale(config, acc_m_s2=16 * STANDARD_GRAVITY_M_S2, gyro_deg_s=2000, spreads=32)
+    rows = (middle + full, rest, middle - full, np.zeros_like(full))
+    extremes = [np.broadcast_to(row, windows.shape[1:]) for row in rows]
     mixed = [window for pair in zip(extremes, chosen, strict=False) for window in pair]
-    rows = [*mixed, *chosen[len(extremes) :], *extremes[len(chosen) :]]
-    return np.array(rows, np.float32)
+    return np.array([*mixed, *chosen[len(extremes) :], *extremes[len(chosen) :]], np.float32)
 
 
 def self_test_answers(

@@ -10,11 +10,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from converter.channels import channel_names, channel_units
 from converter.errors import ScalerRejected
 from converter.layers import Affine
-from gateway.motion.samples import CHANNELS
-
-_COLUMN_SUFFIX = "_w"  # the training tables name their columns Ax_w ...: w for the wrist
+from gateway.motion.samples import CHANNELS, UNITS
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -36,7 +35,10 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """mean, scale: per channel, in the channels' units. labels: in the order of the outputs. hop: samples."""
+    """mean, scale: per channel, in the channels' units. labels: in the order of the outputs. hop: samples.
+
+    channels, units: names and units, in the model's order.
+    """
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
@@ -44,6 +46,8 @@ class TrainingConfig:
     hop: int
     rate_hz: float
     sha256: str
+    channels: tuple[str, ...] = CHANNELS
+    units: tuple[str, ...] = UNITS
 
     def scaler(self) -> Affine:
         """(x - mean) / scale"""
@@ -52,9 +56,17 @@ class TrainingConfig:
 
 
 def read_training_config(
-    path: str | Path, *, window: int, channels: int, classes: int, labels: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    window: int,
+    channels: int,
+    classes: int,
+    labels: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    units: Sequence[str] = (),
 ) -> TrainingConfig:
-    """window, channels, classes: of the model that it shall fit. labels: instead of the file's.
+    """window, channels, classes: of the model that it shall fit. labels: instead of the file's. names: of the channels,
+    likewise; units: one a channel, or NAME=UNIT for some.
 
     Raises ScalerRejected.
     """
@@ -71,7 +83,9 @@ def read_training_config(
         raise ScalerRejected(f"{path}: {field}: {first['msg']}", hint=_HINT) from None
     except (ValueError, RecursionError) as error:
         raise ScalerRejected(f"{path} is no JSON: {error}", hint=_HINT) from None
-    _check_scaler(path, file, channels)
+    found_names = channel_names(channels, given=names, columns=file.sensor_cols, path=path)
+    found_units = channel_units(found_names, units)
+    _check_scaler(path, file, found_names)
     if file.window_size not in (None, window):
         raise ScalerRejected(f"{path}: window_size is {file.window_size}, the model's window is {window}")
     found = tuple(labels) if labels is not None else _labels(path, file)
@@ -82,7 +96,16 @@ def read_training_config(
     if len(set(found)) != len(found):
         raise ScalerRejected(f"labels stand twice: {', '.join(found)}", hint="Name every output once.")
     sha256 = hashlib.sha256(content).hexdigest()
-    return TrainingConfig(file.scaler_mean, file.scaler_scale, found, file.step_size, file.target_hz, sha256)
+    return TrainingConfig(
+        file.scaler_mean,
+        file.scaler_scale,
+        found,
+        file.step_size,
+        file.target_hz,
+        sha256,
+        found_names,
+        found_units,
+    )
 
 
 _HINT = (
@@ -91,23 +114,15 @@ _HINT = (
 )
 
 
-def _check_scaler(path: Path, file: _File, channels: int) -> None:
-    if channels != len(CHANNELS):
-        hint = f"Wearables give {', '.join(CHANNELS)}."
-        raise ScalerRejected(f"the model takes {channels} channels, expected {len(CHANNELS)}", hint=hint)
+def _check_scaler(path: Path, file: _File, channels: Sequence[str]) -> None:
     for field, values in (("scaler_mean", file.scaler_mean), ("scaler_scale", file.scaler_scale)):
-        if len(values) != channels:
-            message = f"{path}: {field} has {len(values)} channels, the model takes {channels}"
+        if len(values) != len(channels):
+            message = f"{path}: {field} has {len(values)} channels, the model takes {len(channels)}"
             raise ScalerRejected(message, hint=_HINT)
-    for channel, value in zip(CHANNELS, file.scaler_scale, strict=True):
+    for channel, value in zip(channels, file.scaler_scale, strict=True):
         if value <= 0:
             hint = "A channel that did not vary in training cannot be scaled; leave it out and train again."
-            raise ScalerRejected(f"{path}: scaler_scale of {channel} is {value:g}, expected above 0", hint=hint)
-    if file.sensor_cols is not None:
-        columns = tuple(column.removesuffix(_COLUMN_SUFFIX) for column in file.sensor_cols)
-        if columns != CHANNELS:
-            hint = f"The order must be {', '.join(CHANNELS)}: accelerometer in m/s², gyroscope in deg/s."
-            raise ScalerRejected(f"{path}: sensor_cols are {', '.join(file.sensor_cols)}", hint=hint)
+            raise ScalerRejected(f"{path}: scaler_scale of {channel!r} is {value:g}, expected above 0", hint=hint)
 
 
 def _labels(path: Path, file: _File) -> tuple[str, ...]:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from datasketches import kll_floats_sketch
 
 from converter.errors import ConversionFailed
 from converter.parity import FLOAT_DP_MAX, keras_probabilities, random_windows
+from converter.reference import reference_in_words
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
-from gateway.bundle import Bundle, load_bundle
+from gateway.bundle import Bundle, BundleRejected, FeatureReference, load_bundle
 from gateway.errors import GatewayError, InputRejected
 from gateway.inference import Predictor, load_predictor, self_test
-from gateway.motion.samples import Float32
+from gateway.monitoring.kll import check_kll_floats_sketch
+from gateway.motion.channels import ChannelsRejected, columns_of
+from gateway.motion.samples import CHANNELS, Float32
 
 PARITY_WINDOWS = 1000
 PARITY_SEED = 2
@@ -67,8 +71,10 @@ def verify(
     bundle = load_bundle(path)
     members = bundle.manifest.members()
     checks = [Check("digests, sizes, schema", True, f"{len(members)} members, digest {bundle.digest}")]
+    checks.append(_channels(bundle))
     if scaler is not None:
         checks.append(_scaler(bundle, Path(scaler)))
+    checks.append(_drift_reference(bundle))
     predictors: dict[str, Predictor] = {}
     for name in bundle.manifest.variants:
         progress(f"checking {name}")
@@ -78,10 +84,53 @@ def verify(
     return Verification(bundle, tuple(checks))
 
 
+def _channels(bundle: Bundle) -> Check:
+    """A bundle for other sensors than a wearable's is whole all the same; one in other units is wrong."""
+    channels, units = bundle.manifest.channels, bundle.manifest.units
+    try:
+        columns_of(channels, units, where="the gateway refuses it")
+    except ChannelsRejected as error:
+        return Check("channels", not set(channels) <= set(CHANNELS), str(error))
+    return Check("channels", True, ", ".join(channels))
+
+
+def _drift_reference(bundle: Bundle) -> Check:
+    """Each sketch can be read, and says of its feature what the manifest says."""
+    manifest, what = bundle.manifest, "drift reference"
+    features = manifest.drift_reference or {}
+    try:
+        sketches = bundle.drift_sketches()
+    except BundleRejected as error:
+        return Check(what, False, str(error))
+    for name, content in sketches.items():
+        if (wrong := _sketch_fault(content, features[name])) is not None:
+            return Check(what, False, f"the sketch of {name}: {wrong}")
+    return Check(what, True, reference_in_words(manifest.drift_reference, manifest.reference_data))
+
+
+def _sketch_fault(content: bytes, stated: FeatureReference) -> str | None:
+    try:
+        check_kll_floats_sketch(content)
+    except ValueError as error:
+        return f"not readable: {error}"
+    sketch = kll_floats_sketch.deserialize(content)
+    if sketch.n != stated.count:
+        return f"of {sketch.n} values, the manifest states {stated.count}"
+    ends = (sketch.get_min_value(), sketch.get_max_value())
+    if ends != (np.float32(stated.min), np.float32(stated.max)):
+        return f"from {ends[0]:g} to {ends[1]:g}, the manifest states {stated.min:g} to {stated.max:g}"
+    tolerance = sketch.normalized_rank_error(False) + 1 / stated.count
+    for rank, exact in stated.quantiles:
+        value = float(np.float32(exact))
+        if not sketch.get_rank(value, False) - tolerance <= rank <= sketch.get_rank(value, True) + tolerance:
+            return f"{exact:g} has the rank {sketch.get_rank(value, True):.3f}, the manifest states {rank:g}"
+    return None
+
+
 def _scaler(bundle: Bundle, path: Path) -> Check:
     manifest = bundle.manifest
     shape = {"window": manifest.window, "channels": len(manifest.channels), "classes": len(manifest.labels)}
-    config = read_training_config(path, **shape, labels=manifest.labels)
+    config = read_training_config(path, **shape, labels=manifest.labels, names=manifest.channels, units=manifest.units)
     stated = manifest.preprocessing
     differing = [
         field
@@ -194,5 +243,12 @@ def _config(bundle: Bundle) -> TrainingConfig:
     manifest = bundle.manifest
     scaler = manifest.preprocessing
     return TrainingConfig(
-        scaler.mean, scaler.scale, manifest.labels, manifest.hop, manifest.rate_hz, scaler.source_sha256
+        scaler.mean,
+        scaler.scale,
+        manifest.labels,
+        manifest.hop,
+        manifest.rate_hz,
+        scaler.source_sha256,
+        manifest.channels,
+        manifest.units,
     )

@@ -24,7 +24,8 @@ from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, wat
 from gateway.inference import Predictor, load_predictor, self_test
 from gateway.monitoring.drift import Reference
 from gateway.motion.axes import parse_axes
-from gateway.motion.samples import CHANNELS, Float32
+from gateway.motion.channels import columns_of
+from gateway.motion.samples import Float32
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Pipeline
 from gateway.profiles import profile_of
@@ -152,6 +153,8 @@ class Daemon:
     """Everything of one run. Made by run_daemon; `run` returns after SIGTERM or SIGINT."""
 
     def __init__(self, config: Config, clock: Clock, bundle: Bundle, predictor: Predictor, store: Store) -> None:
+        manifest = bundle.manifest
+        self._columns = columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
         self.config, self.clock, self.store = config, clock, store
         self.loop = asyncio.get_running_loop()
         self.interpreter = ThreadPoolExecutor(1, "interpreter")
@@ -159,7 +162,7 @@ class Daemon:
         self.store_fault: str | None = None
         self.writer = Writer(store, self.loop, self._committed, self._store_said)
         self.model = _model(bundle, config.bundle.variant)
-        self.reference = {n: Reference.of(f.model_dump()) for n, f in (bundle.manifest.drift_reference or {}).items()}
+        self.reference = {n: Reference.of(f.model_dump()) for n, f in (manifest.drift_reference or {}).items()}
         self.wearables = [self._wearable(settings) for settings in config.wearables]
         self.radio = open_radio(config.radio.backend, adapter=config.radio.adapter, transport=config.radio.transport)
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
@@ -215,7 +218,8 @@ class Daemon:
         return Wearable(settings, pipeline, self.writer, self.clock)
 
     async def _infer(self, windows: Float32) -> Float32:
-        return await self.loop.run_in_executor(self.interpreter, self._predictor.predict, windows)
+        """(n, length, 6), of which the model gets its own channels."""
+        return await self.loop.run_in_executor(self.interpreter, self._predictor.predict, windows[..., self._columns])
 
     def _committed(self, committed: Committed) -> None:
         for wearable in self.wearables:
@@ -361,13 +365,7 @@ class Daemon:
 
 
 def _model(bundle: Bundle, variant: str | None) -> Model:
-    """What answers. Raises InputRejected for windows that this gateway cannot make."""
     manifest = bundle.manifest
-    if tuple(manifest.channels) != CHANNELS:
-        raise InputRejected(
-            f"bundle {bundle.path}: channels {', '.join(manifest.channels)}",
-            hint=f"The gateway makes windows of {', '.join(CHANNELS)} in m/s² and deg/s.",
-        )
     return Model(
         bundle=bundle.digest,
         variant=variant or manifest.default_variant,

@@ -15,7 +15,7 @@ import numpy as np
 
 from firmware_sim.synthesis import ACTIVITIES
 from gateway.errors import GatewayError
-from gateway.monitoring.reference import drift_reference
+from gateway.monitoring.reference import DriftReference
 from models.model_card import accuracy_of, demo_card
 from models.training_data import (
     HOP,
@@ -154,7 +154,7 @@ def _write_bundle(out: Path, model: Any, mean: Any, scale: Any, card: str, train
             frame_description="the case: x towards the crown (the hand), y towards 12 o'clock, z out of the dial",
             wrist="either",
             card=card,
-            drift_reference=drift_reference(training.windows),
+            drift_reference=DriftReference.of_windows(training.windows, label_counts=training.counts()),
             replace=out.exists(),
             progress=lambda step: print(step, flush=True),
         )

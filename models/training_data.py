@@ -23,6 +23,11 @@ class LabelledWindows:
     windows: Float32
     labels: NDArray[np.int64]
 
+    def counts(self) -> dict[str, int]:
+        """Windows of each activity."""
+        counted = np.bincount(self.labels, minlength=len(ACTIVITIES))
+        return {name: int(count) for name, count in zip(ACTIVITIES, counted, strict=True)}
+
 
 def labelled_windows(wearers: Sequence[int], *, seed: int, segments: int) -> LabelledWindows:
     """So many segments of SEGMENT_S of each activity by each wearer, cut into overlapping windows."""

@@ -17,6 +17,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
+_SHARES_TOLERANCE = 1e-6
 _SIGNED_AXIS = re.compile(r"^[+-]?[xyz]$")
 
 
@@ -130,13 +131,9 @@ class Provenance(_Part):
     """That the times of the variants were measured on."""
 
 
-class FeatureReference(_Part):
-    """Distribution of one window feature over the training windows; what drift is measured against."""
-
-    of: Literal["windows", "samples"] = "windows"
-    """samples: of a channel's single samples, where nobody knows more. Their mean is also that of the windows' means;
-    their spread is wider, so a shift counted in it is told too small, and the quantiles are no measure of windows."""
+class Distribution(_Part):
     count: int = Field(ge=1)
+    """Of the values."""
     mean: FiniteFloat
     std: NotNegative
     min: FiniteFloat
@@ -150,6 +147,32 @@ class FeatureReference(_Part):
             if list(column) != sorted(column):
                 raise ValueError("quantiles must ascend")
         return self
+
+
+class FeatureReference(Distribution):
+    """Of one window feature over the training windows; what drift is measured against."""
+
+    of: Literal["windows", "samples"] = "windows"
+    """samples: of a channel's single samples, where nobody knows more. Their mean is also that of the windows' means;
+    their spread is wider, so a shift counted in it is told too small, and the quantiles are no measure of windows."""
+
+
+ReferenceSource = Literal["recording", "windows", "statistics"]
+
+
+class ReferenceData(_Part):
+    """The data that drift_reference speaks of: where it comes from, and what else is known of it."""
+
+    source: ReferenceSource
+    source_sha256: tuple[Sha256, ...] = ()
+    """Of its files; none where it was made without."""
+    windows: int = Field(ge=1)
+    channels: dict[Name, Distribution]
+    """Of each channel's samples in these windows, those of overlapping windows counted as often."""
+    label_shares: dict[Name, Fraction] | None = None
+    """Of the whole, for each label; null where the data has no labels."""
+    sketches: Member | None = None
+    """JSON: by feature of windows a serialized kll_floats_sketch in base64, as drift events have them."""
 
 
 class SelfTest(Member):
@@ -174,8 +197,9 @@ class Manifest(_Part):
     """Samples from the start of one window to that of the next."""
     rate_hz: float = Field(gt=0, le=10_000)
     channels: tuple[Name, ...] = Field(min_length=1)
+    """In the order of the input. Ax, Ay, Az, Gx, Gy, Gz are a wrist IMU's; others are no wearable's."""
     units: tuple[Name, ...]
-    """One a channel: m/s^2 or deg/s."""
+    """One a channel: m/s^2 of Ax, Ay, Az, deg/s of Gx, Gy, Gz, free text of others."""
     frame: str | None = None
     """The model's axes as signed axes of the wrist frame, e.g. "x,y,z" or "-y,x,z"; null where nobody knows."""
     frame_description: str = ""
@@ -188,18 +212,25 @@ class Manifest(_Part):
     model_card: Member
     provenance: Provenance
     drift_reference: dict[Name, FeatureReference] | None = None
+    reference_data: ReferenceData | None = None
     self_test: SelfTest | None = None
 
     def members(self) -> dict[str, Member]:
         """Every file beside the manifest, by the field that names it."""
         variants = {f"variants.{name}": variant for name, variant in self.variants.items()}
-        others = {"model_card": self.model_card} | ({"self_test": self.self_test} if self.self_test else {})
-        return {**variants, **others}
+        others: dict[str, Member | None] = {
+            "model_card": self.model_card,
+            "self_test": self.self_test,
+            "reference_data.sketches": self.reference_data.sketches if self.reference_data else None,
+        }
+        return {**variants, **{field: member for field, member in others.items() if member is not None}}
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ from each other")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("channels must differ from each other")
         for field, values in {
             "units": self.units,
             "preprocessing.mean": self.preprocessing.mean,
@@ -217,7 +248,21 @@ class Manifest(_Part):
             )
         if self.self_test is not None:
             self._check_self_test(self.self_test)
+        if self.reference_data is not None:
+            self._check_reference(self.reference_data)
         return self
+
+    def _check_reference(self, data: ReferenceData) -> None:
+        if self.drift_reference is None:
+            raise ValueError("reference_data must have a drift_reference beside it")
+        if set(data.channels) != set(self.channels):
+            raise ValueError("reference_data.channels must be the channels")
+        if data.label_shares is None:
+            return
+        if set(data.label_shares) != set(self.labels):
+            raise ValueError("reference_data.label_shares must have every label")
+        if abs(sum(data.label_shares.values()) - 1) > _SHARES_TOLERANCE:
+            raise ValueError("reference_data.label_shares must add up to 1")
 
     def _check_self_test(self, test: SelfTest) -> None:
         if not set(test.probabilities) == set(test.tolerance) == set(self.variants):

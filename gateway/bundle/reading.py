@@ -1,5 +1,6 @@
 """From a folder, or a .zip of it, to a checked Bundle. No model runtime here: a variant's bytes are only handed on."""
 
+import base64
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gateway.bundle.archive import check_archive, read_archived
 from gateway.bundle.errors import BundleRejected
@@ -17,6 +18,7 @@ from gateway.bundle.manifest import SCHEMA_VERSION, Manifest, Member, Variant, b
 
 MANIFEST_FILE = "manifest.json"
 _MANIFEST_BYTES_MAX = 4 << 20
+_SKETCHES = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,27 @@ class Bundle:
         if found != (np.dtype("<f4"), expected) or not np.isfinite(windows).all():
             raise BundleRejected("self_test", f"{found[0]} {found[1]}", f"finite float32 {expected}", bundle=self.path)
         return windows
+
+    def drift_sketches(self) -> dict[str, bytes]:
+        """By feature, serialized; none where the bundle has none. Nothing says yet that they can be read as sketches.
+
+        Raises BundleRejected.
+        """
+        field, data = "reference_data.sketches", self.manifest.reference_data
+        if data is None or data.sketches is None:
+            return {}
+        content = _read_member(self.path, field, data.sketches)
+        try:
+            entries: dict[str, str] = _SKETCHES.validate_json(content)
+            sketches = {name: base64.b64decode(text, validate=True) for name, text in entries.items()}
+        except ValueError as error:
+            found = f"no JSON object of base64 texts ({type(error).__name__})"
+            raise BundleRejected(field, found, "a sketch by feature", bundle=self.path) from None
+        expected = {name for name, entry in (self.manifest.drift_reference or {}).items() if entry.of == "windows"}
+        if set(sketches) != expected:
+            found = f"{len(sketches)} of other features than drift_reference has"
+            raise BundleRejected(field, found, f"these {len(expected)}", bundle=self.path)
+        return sketches
 
 
 def load_bundle(path: str | Path) -> Bundle:

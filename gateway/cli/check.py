@@ -87,8 +87,11 @@ def _radio(config: "Config") -> str:
 
 
 def _bundle(bundle: "Bundle", variant: str | None) -> str:
+    from gateway.motion.channels import columns_of
+
     manifest = bundle.manifest
     name, _ = bundle.variant(variant)
+    columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
     chosen = "as configured" if variant else "its default"
     frame = f"axes {manifest.frame}" if manifest.frame else "axes unknown: every prediction will be uncertain"
     return (

@@ -22,6 +22,7 @@ from gateway.bundle import Bundle, load_bundle
 from gateway.errors import InputRejected
 from gateway.inference import Predictor, load_predictor
 from gateway.motion.axes import parse_axes
+from gateway.motion.channels import columns_of, six_wide
 from gateway.motion.samples import CHANNELS, Float32
 from gateway.motion.units import (
     ACC_UNITS,
@@ -39,6 +40,8 @@ BATCH_WINDOWS = 64
 """Windows between two steps of the progress bar; an eighth of a second or so."""
 _GRAVITY_WINDOWS_MAX = 2000
 """Windows of an array whose gravity is looked at; of 200 samples each, 10 MB."""
+_ACC = {0, 1, 2}
+"""Columns of the accelerometer."""
 _BAR = 30
 
 
@@ -50,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         help=f"a recording: .csv or .parquet with the columns {', '.join(COLUMNS)}, or two .xlsx files (accelerometer "
-        "and gyroscope, as Garmin's export writes them); or windows: .npy, shape (n, window, 6)",
+        "and gyroscope, as Garmin's export writes them); or windows: .npy, shape (n, window, channels), in the "
+        "bundle's order of channels",
     )
     add("--bundle", metavar="B", type=Path, required=True, default=argparse.SUPPRESS, help="the model bundle's folder")
     add(
@@ -92,16 +96,13 @@ def run(args: argparse.Namespace) -> int:
     windows_given = [path.suffix.lower() for path in args.inputs] == [".npy"]
     _check_out(args.out, ".npy" if windows_given else ".csv", args.inputs)
     bundle = load_bundle(args.bundle)
+    columns = columns_of(bundle.manifest.channels, bundle.manifest.units, where=f"bundle {args.bundle}")
     predictor = load_predictor(bundle, getattr(args, "variant", None))
-    if predictor.channels != CHANNELS:
-        raise InputRejected(
-            f"bundle {args.bundle}: its channels are {', '.join(predictor.channels)}, expected {', '.join(CHANNELS)}"
-        )
     with Progress(sys.stderr) as progress:
         if windows_given:
-            scored = _score_array(args, bundle, predictor, acc_unit or "m_s2", axes, progress)
+            scored = _score_array(args, bundle, predictor, columns, acc_unit or "m_s2", axes, progress)
         else:
-            scored = _score_recording(args, bundle, predictor, acc_unit, axes, progress)
+            scored = _score_recording(args, bundle, predictor, columns, acc_unit, axes, progress)
     name, _ = bundle.variant(getattr(args, "variant", None))
     for key, text in [*scored, ("model", f"{bundle.manifest.model.name} {bundle.digest[:12]}, variant {name}")]:
         print(f"{key:<17} {text}")
@@ -116,6 +117,7 @@ def _score_recording(
     args: argparse.Namespace,
     bundle: Bundle,
     predictor: Predictor,
+    columns: list[int],
     acc_unit: AccUnit | None,
     axes: Float32,
     progress: "Progress",
@@ -124,7 +126,7 @@ def _score_recording(
     progress.say("reading " + ", ".join(path.name for path in args.inputs))
     recording = read_recording(args.inputs, acc_unit=acc_unit, gyro_unit=args.gyro_unit, axes=axes)
     named = ", ".join(str(path) for path in args.inputs)
-    if not args.any_gravity:
+    if not args.any_gravity and _ACC & set(columns):
         require_gravity(named, recording.acc.values, recording.acc_unit)
     grid = recording.on_grid(manifest.rate_hz)
     windows, whole = grid.windows(manifest.window, manifest.hop), grid.whole(manifest.window, manifest.hop)
@@ -135,7 +137,7 @@ def _score_recording(
             raise InputRejected(f"{named}: every window has a gap in it ({len(grid.gaps)} gaps in {found}; {length})")
         raise InputRejected(f"{named}: shorter than one window ({found}; {length})")
     numbers = np.flatnonzero(whole)
-    probabilities = _predict(predictor, len(numbers), lambda part: windows[numbers[part]], progress)
+    probabilities = _predict(predictor, len(numbers), lambda part: windows[numbers[part]][..., columns], progress)
     starts_s = grid.start_s + numbers * manifest.hop / manifest.rate_hz
     table = _predictions(starts_s, manifest.window / manifest.rate_hz, probabilities, manifest.labels)
     write_whole(args.out, table.encode())
@@ -154,18 +156,20 @@ def _score_array(
     args: argparse.Namespace,
     bundle: Bundle,
     predictor: Predictor,
+    columns: list[int],
     acc_unit: AccUnit,
     axes: Float32,
     progress: "Progress",
 ) -> Summary:
-    path = args.inputs[0]
-    windows = _read_windows(path, (bundle.manifest.window, len(CHANNELS)))
-    if not args.any_gravity:
-        some = windows[:: -(-len(windows) // _GRAVITY_WINDOWS_MAX), :, :3].reshape(-1, 3)
+    path, channels = args.inputs[0], bundle.manifest.channels
+    _check_axes(args.frame, axes, columns)
+    windows = _read_windows(path, (bundle.manifest.window, len(columns)))
+    if not args.any_gravity and set(columns) >= _ACC:
+        some = six_wide(windows[:: -(-len(windows) // _GRAVITY_WINDOWS_MAX)], channels)[..., :3].reshape(-1, 3)
         require_gravity(str(path), m_s2_from(some.astype(np.float64), acc_unit), acc_unit)
 
     def batch(part: slice) -> Float32:
-        return _in_model_units(windows[part], acc_unit, args.gyro_unit, axes)
+        return _in_model_units(six_wide(windows[part], channels), acc_unit, args.gyro_unit, axes)[..., columns]
 
     probabilities = _predict(predictor, len(windows), batch, progress)
     content = io.BytesIO()
@@ -208,6 +212,15 @@ def _read_windows(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
         if not finite.all():
             raise InputRejected(f"{path}, window {first + int(np.argmin(finite))}: a value that is no finite float32")
     return windows
+
+
+def _check_axes(frame: str, axes: Float32, columns: list[int]) -> None:
+    """Raises InputRejected where a channel of the model lies along one that its windows do not have."""
+    for column in columns:
+        source = column - column % 3 + int(np.abs(axes[column % 3]).argmax())
+        if source not in columns:
+            found = f"the model's {CHANNELS[column]} is the input's {CHANNELS[source]}"
+            raise InputRejected(f"--frame {frame}: {found}, which windows for this bundle do not have")
 
 
 def _in_model_units(windows: NDArray[Any], acc_unit: AccUnit, gyro_unit: GyroUnit, axes: Float32) -> Float32:

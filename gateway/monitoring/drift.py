@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.monitoring.features import FEATURES
-
-KLL_K = 200
-"""Rank error of 1.3 % at 99 % confidence for 2 kB a sketch (DataSketches' default)."""
+from gateway.monitoring.kll import KLL_K
 
 
 class DriftSettings(BaseModel):

@@ -4,6 +4,8 @@ Raw 50 Hz samples are so autocorrelated that a test on them alarms falsely about
 window is near enough to independent. Units stand in the names.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,12 @@ FEATURES: tuple[str, ...] = (
     "gyro_norm_max_deg_s",
 )
 """Of a window: mean and standard deviation of each channel; of the norms; acc_step is the difference of neighbours."""
+
+
+def features_of(channels: Collection[str]) -> tuple[str, ...]:
+    """Those of FEATURES that these channels are enough for, in order."""
+    sensors = {"acc": CHANNELS[:3], "gyro": CHANNELS[3:]}
+    return tuple(name for name in FEATURES if set(sensors.get(first := name.split("_")[0], (first,))) <= set(channels))
 
 
 def window_features(window: Float32) -> NDArray[np.float64]:

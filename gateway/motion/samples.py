@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = ("Ax", "Ay", "Az", "Gx", "Gy", "Gz")
+UNITS = ("m/s^2",) * 3 + ("deg/s",) * 3
+"""One a channel, as a bundle's manifest writes them."""
 
 Float32 = NDArray[np.float32]
 

@@ -13,6 +13,7 @@ from converter.folding import fold_affines
 from gateway.bundle import TargetRejected, load_bundle
 from gateway.errors import InputRejected
 from gateway.inference import load_predictor
+from gateway.monitoring.reference import DriftReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -38,16 +39,8 @@ def test_the_bundle_answers_raw_windows_as_keras_answers_scaled_ones(reference_k
 
 def test_the_manifest_says_what_was_done(small_keras, write_config, tmp_path):
     steps: list[str] = []
-    reference = {
-        "acc_norm_mean_m_s2": {
-            "count": 10,
-            "mean": 9.8,
-            "std": 0.1,
-            "min": 9.0,
-            "max": 10.0,
-            "quantiles": [[0.01, 9.1], [0.99, 9.9]],
-        }
-    }
+    windows = np.random.default_rng(1).normal([0, 0, 9.8, 0, 0, 0], 0.1, (60, 24, 6)).astype(np.float32)
+    reference = DriftReference.of_windows(windows, label_counts={"a": 30, "b": 15, "c": 15, "d": 0})
     bundle = convert(
         small_keras,
         write_config(),
@@ -69,7 +62,11 @@ def test_the_manifest_says_what_was_done(small_keras, write_config, tmp_path):
     assert manifest.units == ("m/s^2", "m/s^2", "m/s^2", "deg/s", "deg/s", "deg/s")
     assert (manifest.frame, manifest.wrist, manifest.model.name) == ("-y,x,z", "left", "small")
     assert manifest.preprocessing.scale == (6.6, 4.4, 3.2, 49.9, 14.8, 14.2)
-    assert manifest.drift_reference["acc_norm_mean_m_s2"].quantiles == ((0.01, 9.1), (0.99, 9.9))
+    assert manifest.drift_reference == reference.features
+    assert manifest.reference_data.channels == reference.channels
+    assert manifest.reference_data.label_shares == {"a": 0.5, "b": 0.25, "c": 0.25, "d": 0.0}
+    assert (manifest.reference_data.source, manifest.reference_data.windows) == ("windows", 60)
+    assert load_bundle(bundle.path).drift_sketches() == reference.sketches
     assert manifest.provenance.created_utc == datetime(2026, 1, 2, tzinfo=UTC)
     assert set(manifest.provenance.libraries) == {"numpy", "keras", "tensorflow", "ai-edge-litert"}
     assert (bundle.path / "model_card.md").read_text() == "# Learnt from random numbers\n"
@@ -122,8 +119,15 @@ def test_a_bundle_without_a_card_of_its_own_says_that_it_diagnoses_nothing(small
 
 
 def test_the_same_input_makes_the_same_bundle(small_keras, write_config, tmp_path):
-    digests = {convert(small_keras, write_config(), tmp_path / str(i), parity_windows=300).digest for i in range(2)}
-    assert len(digests) == 1
+    """Its sketches too, of more values than they keep."""
+    windows = np.random.default_rng(1).normal([0, 0, 9.8, 0, 0, 0], 0.3, (500, 24, 6))
+    np.savez(tmp_path / "w.npz", windows=windows, labels=np.arange(500) % 4)
+    given = {"parity_windows": 300, "reference": [tmp_path / "w.npz"]}
+    first, again = (convert(small_keras, write_config(), tmp_path / name, **given) for name in ("first", "again"))
+    assert first.digest == again.digest
+    assert first.files() == again.files()
+    assert len(first.drift_sketches()) == 17
+    assert first.manifest.reference_data.label_shares == {f"activity_{number}": 0.25 for number in range(4)}
 
 
 def test_times_stand_in_the_manifest_where_that_is_asked_for(small_keras, write_config, tmp_path):

@@ -158,7 +158,14 @@ def test_tables_for_people_and_json_for_scripts(trained_keras, demo, capsys):
         assert words in out
     assert main(["inspect", str(demo)]) == 0
     out = capsys.readouterr().out
-    for words in ("UNIDIRECTIONAL_SEQUENCE_LSTM", "32 scales on axis 0", "the default", "INT8", "share an arena of"):
+    for words in (
+        "17 window features of 7,920 windows",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        "32 scales on axis 0",
+        "the default",
+        "INT8",
+        "share an arena of",
+    ):
         assert words in out
     assert main(["inspect", str(demo), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["variants"]["float32"]["macs"] == sum(REFERENCE_MACS.values())

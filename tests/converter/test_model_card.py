@@ -1,7 +1,6 @@
 """The card of a bundle whose maker gave none says what a reader must know before trusting it, and nothing invented."""
 
 from converter.model_card import model_card
-from gateway.bundle import FeatureReference
 from gateway.bundle.manifest import Parity
 
 PARITY = Parity(windows=3000, seed=1, top1_agreement=0.9987, dp_max=0.02, dp_p99=0.01, dp_mean=0.001)
@@ -32,14 +31,15 @@ def test_what_its_maker_did_not_say_is_said_to_be_unknown():
 
 
 def test_what_the_files_tell_of_the_training_data_is_told():
-    feature = FeatureReference(count=3852, mean=0, std=1, min=-1, max=1, quantiles=((0.5, 0.0),))
     card = model_card(
         **SHAPE,
         frame=None,
         parities={"float32": PARITY},
         mean=[3.2199, 1, 2, 3, 4, 5],
         scale=[6.5666, 1, 1, 1, 1, 1],
-        reference={"Ax_mean_m_s2": feature},
+        reference="17 window features of 3,852 windows",
+        label_shares={"sitting": 0.25, "smoking": 0.75},
     )
     assert "| Ax | 3.22 | 6.57 |" in card
-    assert "the distribution of 1 features of 3,852 windows" in card
+    assert "drift is measured against: 17 window features of 3,852 windows." in card
+    assert "Labels in that data: sitting 25.0%, smoking 75.0%." in card

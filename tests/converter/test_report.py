@@ -11,6 +11,7 @@ from converter.cli import main
 from converter.convert import Measured, convert
 from converter.report import _parity_plot, report_html
 from gateway.bundle import load_bundle
+from gateway.monitoring.reference import DriftReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -65,7 +66,14 @@ def made(small_keras, config, tmp_path_factory):
     measured = Measured()
     out = tmp_path_factory.mktemp("made") / "bundle"
     bundle = convert(
-        small_keras, config, out, variants=["float32", "dynamic"], parity_windows=300, name="<i>x", measured=measured
+        small_keras,
+        config,
+        out,
+        variants=["float32", "dynamic"],
+        parity_windows=300,
+        name="<i>x",
+        measured=measured,
+        drift_reference=DriftReference.of_windows(np.ones((70, 24, 6), np.float32)),
     )
     return bundle, report_html(bundle, keras=measured.keras, answers=measured.answers, times=measured.times)
 
@@ -91,6 +99,7 @@ def test_it_says_what_the_manifest_says(made):
     for line in bundle.manifest.model.architecture:
         assert line in text
     assert bundle.manifest.default_reason in text
+    assert "17 window features of 70 windows; 6 channels of 1,680 samples; KLL sketches; from windows" in text
 
 
 def cells(drawn):

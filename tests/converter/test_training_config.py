@@ -31,15 +31,15 @@ def test_either_table_of_labels_will_do_and_others_may_be_given(write_config):
 REFUSED = [  # what it shows, changed keys, the message after the path
     ("five means", {"scaler_mean": [0.0] * 5}, "scaler_mean has 5 channels, the model takes 6"),
     ("seven scales", {"scaler_scale": [1.0] * 7}, "scaler_scale has 7 channels, the model takes 6"),
-    ("a zero scale", {"scaler_scale": [1, 1, 1, 1, 0, 1]}, "scaler_scale of Gy is 0, expected above 0"),
-    ("a negative scale", {"scaler_scale": [-2, 1, 1, 1, 1, 1]}, "scaler_scale of Ax is -2, expected above 0"),
+    ("a zero scale", {"scaler_scale": [1, 1, 1, 1, 0, 1]}, "scaler_scale of 'Gy' is 0, expected above 0"),
+    ("a negative scale", {"scaler_scale": [-2, 1, 1, 1, 1, 1]}, "scaler_scale of 'Ax' is -2, expected above 0"),
     ("NaN", {"scaler_mean": [0, 0, float("nan"), 0, 0, 0]}, "scaler_mean.2: Input should be a finite number"),
     ("text for a number", {"scaler_scale": ["one"] * 6}, "scaler_scale.0: Input should be a valid number"),
     ("no scaler", {"scaler_mean": None}, "scaler_mean: Field required"),
     ("no rate", {"target_hz": None}, "target_hz: Field required"),
     ("no hop", {"step_size": 0}, "step_size: Input should be greater than or equal to 1"),
     ("another window", {"window_size": 200}, "window_size is 200, the model's window is 24"),
-    ("another order", {"sensor_cols": ["Gx", "Gy", "Gz", "Ax", "Ay", "Az"]}, "sensor_cols are Gx, Gy, Gz, Ax, Ay, Az"),
+    ("five columns", {"sensor_cols": ["Ax", "Ay", "Az", "Gx", "Gy"]}, "sensor_cols: Ax, Ay, Az, Gx, Gy: 5, the model"),
     ("no labels", {"label_to_activity": None, "activity_to_label": None}, " has no labels"),
     (
         "a label too few",
@@ -72,9 +72,16 @@ def test_labels_given_by_hand_are_counted_too(write_config):
         read_training_config(write_config(), **MODEL, labels=["a", "b", "a", "c"])
 
 
-def test_a_model_of_other_channels_is_refused(write_config):
-    with pytest.raises(ScalerRejected, match="the model takes 3 channels, expected 6"):
+def test_a_model_of_fewer_channels_than_the_training_s_columns_is_refused(write_config):
+    with pytest.raises(ScalerRejected, match="sensor_cols: Ax, Ay, Az, Gx, Gy, Gz: 6, the model takes 3 channels"):
         read_training_config(write_config(), window=24, channels=3, classes=4)
+
+
+def test_another_order_of_channels_is_the_training_s_own(write_config):
+    path = write_config(sensor_cols=["Gx_w", "Gy_w", "Gz_w", "Ax_w", "Ay_w", "Az_w"])
+    config = read_training_config(path, **MODEL)
+    assert config.channels == ("Gx", "Gy", "Gz", "Ax", "Ay", "Az")
+    assert config.units == ("deg/s",) * 3 + ("m/s^2",) * 3
 
 
 def test_what_is_no_json_is_refused(tmp_path):

@@ -1,19 +1,25 @@
 """`converter verify` and `converter pack`: a bundle that holds, and what each thing that does not hold looks like."""
 
+import base64
 import json
 import shutil
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from datasketches import kll_floats_sketch
 
 from converter.cli import main
 from converter.convert import convert
+from converter.reference import sketches_file
 from converter.verification import verify
 from gateway.bundle import load_bundle, write_bundle
 from gateway.bundle.manifest import Manifest
 from gateway.bundle.writing import member
 from gateway.inference import load_predictor, self_test
+from gateway.monitoring.features import FEATURES, window_features
+from gateway.monitoring.kll import kll_floats_sketch_of
+from gateway.monitoring.reference import DriftReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -48,7 +54,8 @@ def rewritten(made, out, change, files=None):
     """The bundle with a changed manifest (a dict, changed in place) and changed files, its digests right again."""
     content = json.loads(made.manifest.model_dump_json())
     contents = {name: data for name, data in made.files().items() if name != "manifest.json"} | (files or {})
-    for entry in (*content["variants"].values(), content["model_card"], content["self_test"]):
+    sketches = [content["reference_data"]["sketches"]] if content["reference_data"] else []
+    for entry in (*content["variants"].values(), content["model_card"], content["self_test"], *sketches):
         entry |= member(entry["file"], contents[entry["file"]]).model_dump()
     change(content)
     return write_bundle(out, Manifest.model_validate_json(json.dumps(content)), contents)
@@ -149,6 +156,66 @@ def test_another_scaler_fails_and_says_in_what(made, config, tmp_path):
     assert told["scaler"] == "another file with the same scaler"
 
 
+@pytest.fixture(scope="module")
+def referenced(small_keras, config, tmp_path_factory):
+    """With a drift reference of 300 windows."""
+    windows = np.random.default_rng(3).normal([0, 0, 9.81, 0, 0, 0], 0.3, (300, 24, 6)).astype(np.float32)
+    out = tmp_path_factory.mktemp("referenced") / "bundle"
+    known = DriftReference.of_windows(windows, label_counts={"a": 150, "b": 50, "c": 50, "d": 50})
+    return convert(small_keras, config, out, variants=["float32"], parity_windows=300, drift_reference=known)
+
+
+FEATURE = "acc_norm_mean_m_s2"
+
+
+def other_sketch(values):
+    return lambda sketches: sketches | {FEATURE: kll_floats_sketch_of(np.asarray(values))}
+
+
+SKETCHES_FAIL = [  # what it shows, what becomes of the sketches, words of what is found
+    ("of fewer values", other_sketch([9.8] * 299), "of 299 values, the manifest states 300"),
+    (
+        "of other values",
+        other_sketch(np.linspace(9, 11, 300)),
+        f"the sketch of {FEATURE}: from 9 to 11, the manifest states",
+    ),
+    ("no sketch", lambda sketches: sketches | {FEATURE: b"KLL"}, f"the sketch of {FEATURE}: not readable: 3 bytes"),
+    ("another's", lambda sketches: sketches | {FEATURE: sketches["Ax_mean_m_s2"]}, "the manifest states"),
+    ("one too few", lambda sketches: {k: v for k, v in sketches.items() if k != FEATURE}, "found 16 of other features"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), [row[1:] for row in SKETCHES_FAIL], ids=[row[0] for row in SKETCHES_FAIL])
+def test_sketches_that_say_something_else_than_the_manifest_fail(change, words, referenced, tmp_path):
+    content = sketches_file(change(referenced.drift_sketches()))
+    wrong = rewritten(referenced, tmp_path / "wrong", lambda _: None, {"drift_sketches.json": content})
+    found = failing(verify(wrong.path))
+    assert set(found) == {"drift reference"}
+    assert words in found["drift reference"]
+
+
+def test_a_sketch_of_another_middle_fails(referenced, tmp_path):
+    """Count and both ends are as stated, the values between are not."""
+    stated = referenced.manifest.drift_reference[FEATURE]
+    values = np.r_[stated.min, np.full(298, stated.min), stated.max]
+    content = sketches_file(referenced.drift_sketches() | {FEATURE: kll_floats_sketch_of(values)})
+    wrong = rewritten(referenced, tmp_path / "wrong", lambda _: None, {"drift_sketches.json": content})
+    found = failing(verify(wrong.path))["drift reference"]
+    assert f"the sketch of {FEATURE}: " in found
+    assert "has the rank" in found
+    assert failing(verify(referenced.path)) == {}
+
+
+def test_a_sketch_that_datasketches_wrote_holds_too(referenced, tmp_path):
+    """Another program may make a bundle's sketches as a stream: other bytes, the same values."""
+    values = np.random.default_rng(3).normal([0, 0, 9.81, 0, 0, 0], 0.3, (300, 24, 6)).astype(np.float32)
+    stream = kll_floats_sketch(200)
+    stream.update(np.float32([window_features(window)[FEATURES.index(FEATURE)] for window in values]))
+    content = sketches_file(referenced.drift_sketches() | {FEATURE: stream.serialize()})
+    other = rewritten(referenced, tmp_path / "other", lambda _: None, {"drift_sketches.json": content})
+    assert failing(verify(other.path)) == {}
+
+
 def test_the_command_tells_and_its_exit_code_says_which_kind_of_wrong(made, tmp_path, capsys):
     assert main(["verify", str(made.path)]) == 0
     out = capsys.readouterr().out
@@ -160,7 +227,7 @@ def test_the_command_tells_and_its_exit_code_says_which_kind_of_wrong(made, tmp_
     assert main(["verify", str(wrong.path), "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["passed"] is False
-    assert "1 of 9 checks fail: do not use this bundle" in captured.err
+    assert "1 of 11 checks fail: do not use this bundle" in captured.err
     shutil.copytree(made.path, tmp_path / "damaged")
     (tmp_path / "damaged" / "model_card.md").write_text("another")
     assert main(["verify", str(tmp_path / "damaged")]) == 2
@@ -188,8 +255,19 @@ def test_a_conversion_takes_its_drift_reference_from_a_file(small_keras, config,
     arguments = ["convert", str(small_keras), "--scaler", str(config), "--parity-windows", "300", "--out"]
     given = ["--variants", "float32", "--reference", str(tmp_path / "w.npy")]
     assert main([*arguments, str(tmp_path / "b"), *given]) == 0
-    entry = load_bundle(tmp_path / "b").manifest.drift_reference["Az_mean_m_s2"]
+    bundle = load_bundle(tmp_path / "b")
+    entry = bundle.manifest.drift_reference["Az_mean_m_s2"]
     assert (entry.count, entry.mean) == (60, pytest.approx(windows[:, :, 2].mean(), abs=1e-4))
+    sketch = kll_floats_sketch.deserialize(
+        base64.b64decode(json.loads(bundle.files()["drift_sketches.json"])["Az_mean_m_s2"])
+    )
+    assert (sketch.n, sketch.get_max_value()) == (60, np.float32(entry.max))
+    assert bundle.manifest.reference_data.channels["Az"].count == 60 * 24
+    assert failing(verify(bundle.path)) == {}
+    told = {check.what: check.found for check in verify(bundle.path).checks}["drift reference"]
+    assert told.startswith("17 window features of 60 windows; 6 channels of 1,440 samples; KLL sketches; from windows")
+    assert main(["inspect", str(tmp_path / "b")]) == 0
+    assert f"drift reference: {told}" in " ".join(capsys.readouterr().out.split())
     np.save(tmp_path / "w.npy", windows / 9.81)
     assert main([*arguments, str(tmp_path / "c"), *given]) == 2
     assert "Give it in m/s²." in capsys.readouterr().err

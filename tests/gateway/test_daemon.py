@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import struct
@@ -16,8 +18,9 @@ from gateway.bundle import load_bundle, write_bundle
 from gateway.cli.demo import demo_bundle
 from gateway.clock import Clock, SimulatedTime
 from gateway.config import WearableSettings, load_config
-from gateway.daemon import FULL_ROOM_BYTES, SnapshotTooNew, Wearable, run_daemon
+from gateway.daemon import FULL_ROOM_BYTES, Daemon, SnapshotTooNew, Wearable, run_daemon
 from gateway.errors import InputRejected
+from gateway.inference import load_predictor
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Pipeline
@@ -236,3 +239,27 @@ async def test_a_model_of_another_rate_than_the_wearables_is_refused(config, tmp
     slow = config.model_copy(update={"bundle": config.bundle.model_copy(update={"path": tmp_path / "slow"})})
     with pytest.raises(InputRejected, match="left: 50 samples a second, its model takes 25"):
         await run_daemon(slow, clock=Clock())
+
+
+async def test_a_model_gets_its_own_channels_of_the_stream_s_six(config, bundle_of):
+    """Softmax of the means of Gz and Ax, in this order; the windows stay six channels wide."""
+    bundle = bundle_of(["Gz", "Ax"], ["deg/s", "m/s^2"])
+    windows = np.random.default_rng(1).normal([1, 9, 9, -9, -9, 2], 1, (5, 200, 6)).astype(np.float32)
+    powers = np.exp(windows[:, :, [5, 0]].mean(axis=1))
+    with Store.open(config.store, destinations=[config.sync.destination]) as store:
+        daemon = Daemon(config, Clock(), bundle, load_predictor(bundle), store)
+        answers = await daemon._infer(windows)
+        await daemon.writer.close()
+    np.testing.assert_allclose(answers, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+async def test_a_model_that_no_wearable_can_feed_is_refused_by_name(config, bundle_of):
+    for channels, units, words in (
+        (["Ax", "Mx"], ["m/s^2", "uT"], "the model takes Mx, which no wearable gives"),
+        (["Ax", "Gx"], ["g", "deg/s"], "the model takes Ax in g, a wearable gives it in m/s^2"),
+    ):
+        path = bundle_of(channels, units).path
+        wrong = config.model_copy(update={"bundle": config.bundle.model_copy(update={"path": path})})
+        with pytest.raises(InputRejected, match=re.escape(words)):
+            await run_daemon(wrong, clock=Clock())
+        shutil.rmtree(path)

@@ -7,7 +7,7 @@ from firmware_sim.synthesis import ACTIVITIES
 from gateway.bundle import Bundle, load_bundle
 from gateway.inference import load_predictor
 from gateway.monitoring.features import FEATURES
-from gateway.monitoring.reference import drift_reference
+from gateway.monitoring.reference import DriftReference
 from models.make_demo import BUNDLE, HELD_OUT_SEED, HELD_OUT_WEARERS, SEGMENTS, TRAINING_SEED, TRAINING_WEARERS
 from models.model_card import FIRST_LINE, accuracy_of
 from models.training_data import labelled_windows
@@ -54,7 +54,8 @@ def test_its_drift_reference_is_that_of_its_training_windows(bundle):
     """Of the first wearers: the whole would take longer, and a reference of other data would be off by far more."""
     reference = bundle.manifest.drift_reference
     assert tuple(reference) == FEATURES
-    some = drift_reference(labelled_windows(TRAINING_WEARERS[:8], seed=TRAINING_SEED, segments=SEGMENTS).windows)
+    windows = labelled_windows(TRAINING_WEARERS[:8], seed=TRAINING_SEED, segments=SEGMENTS).windows
+    some = DriftReference.of_windows(windows).features
     for name, whole in reference.items():
         assert some[name].min >= whole.min - 1e-9
         assert some[name].max <= whole.max + 1e-9

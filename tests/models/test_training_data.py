@@ -8,6 +8,7 @@ def test_windows_of_each_activity_with_its_label():
     data = labelled_windows([1, 2], seed=1, segments=2)
     assert data.windows.shape == (2 * 11 * 2 * 9, 200, 6)  # 20 s hold nine windows
     assert np.bincount(data.labels).tolist() == [2 * 2 * 9] * 11
+    assert data.counts() == dict.fromkeys(ACTIVITIES, 2 * 2 * 9)
     standing = data.windows[data.labels == ACTIVITIES.index("standing")]
     assert (standing[:, :, 0].mean(axis=1) < -6).all()  # the hand hangs
 

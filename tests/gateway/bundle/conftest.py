@@ -37,6 +37,23 @@ def content_of(**changes: object) -> dict[str, object]:
     } | changes
 
 
+DISTRIBUTION = {"count": 900, "mean": 0.0, "std": 1.0, "min": -3.0, "max": 3.0, "quantiles": [[0.5, 0.1]]}
+
+
+def with_reference(sketches: bytes | None = None, **changes: object) -> dict[str, object]:
+    """Changes to the content that give it a drift reference of two features, and of labelled data."""
+    data: dict[str, object] = {
+        "source": "windows",
+        "windows": 9,
+        "channels": {"Ax": DISTRIBUTION, "Gx": DISTRIBUTION},
+        "label_shares": {"sitting": 0.75, "nail_biting": 0.25},
+    }
+    if sketches is not None:
+        data["sketches"] = member("drift_sketches.json", sketches).model_dump()
+    features = {"Ax_mean_m_s2": DISTRIBUTION, "Gx_mean_deg_s": DISTRIBUTION | {"of": "samples"}}
+    return {"drift_reference": features, "reference_data": data | changes}
+
+
 @pytest.fixture
 def content() -> Callable[..., dict[str, object]]:
     """content(field=value): the manifest's content as plain values, with changes."""

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.bundle.manifest import Manifest, bundle_digest, is_signed_axes
+from tests.gateway.bundle.conftest import DISTRIBUTION, with_reference
 
 REFUSED = [  # what it shows, the change, words of the message
     ("labels that stand twice", {"labels": ["a", "a"]}, "labels must differ"),
+    ("channels that stand twice", {"channels": ["Ax", "Ax"]}, "channels must differ"),
     ("one label", {"labels": ["a"]}, "labels"),
     ("units for other channels", {"units": ["m/s^2"]}, "units must have one entry for each of the 2 channels"),
     ("a default that is not there", {"default_variant": "int4"}, "default_variant must be one of float32, dynamic"),
@@ -45,6 +47,32 @@ def test_quantiles_of_a_drift_reference_ascend(content):
     bad = {"ax_mean": {**feature, "quantiles": [[0.5, 1.0], [0.9, 0.0]]}}
     with pytest.raises(ValidationError, match="quantiles must ascend"):
         Manifest.model_validate(content(drift_reference=bad))
+
+
+REFERENCES_REFUSED = [  # what it shows, changes to reference_data, words of the message
+    ("another channel", {"channels": {"Ax": DISTRIBUTION, "Ay": DISTRIBUTION}}, "channels must be the channels"),
+    ("a channel short", {"channels": {"Ax": DISTRIBUTION}}, "channels must be the channels"),
+    ("a label short", {"label_shares": {"sitting": 1.0}}, "label_shares must have every label"),
+    ("another label", {"label_shares": {"sitting": 0.5, "idle": 0.5}}, "label_shares must have every label"),
+    ("shares of too much", {"label_shares": {"sitting": 0.8, "nail_biting": 0.3}}, "must add up to 1"),
+    ("a share above 1", {"label_shares": {"sitting": 1.5, "nail_biting": 0}}, "less than or equal to 1"),
+    ("another source", {"source": "memory"}, "source"),
+    ("no windows", {"windows": 0}, "windows"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [r[1:] for r in REFERENCES_REFUSED], ids=[r[0] for r in REFERENCES_REFUSED]
+)
+def test_a_reference_that_does_not_fit_its_bundle_is_refused(change, words, content):
+    assert Manifest.model_validate(content(**with_reference())).reference_data.windows == 9
+    with pytest.raises(ValidationError, match=words):
+        Manifest.model_validate(content(**with_reference(**change)))
+
+
+def test_a_reference_s_data_without_its_features_is_refused(content):
+    with pytest.raises(ValidationError, match="reference_data must have a drift_reference beside it"):
+        Manifest.model_validate(content(**with_reference() | {"drift_reference": None}))
 
 
 def test_a_frame_is_one_of_the_24_rotations_and_no_mirror_image():

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.bundle import BundleRejected, load_bundle
+from gateway.bundle import BundleRejected, Manifest, load_bundle, pack_bundle, write_bundle
 from gateway.bundle.manifest import bundle_digest
+from tests.gateway.bundle.conftest import with_reference
 
 
 def rewrite(bundle, *, signed=True, **changes):
@@ -172,3 +173,56 @@ def test_a_missing_folder_manifest_or_member_is_refused(bundle, tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"")
     assert "folder: found a file, expected a folder with manifest.json" in rejected(file)
+
+
+@pytest.fixture
+def with_sketches(tmp_path, content, files):
+    """with_sketches(content of the sketches' file): a bundle whose manifest has a reference with it."""
+
+    def write(sketches):
+        manifest = Manifest.model_validate(content(**with_reference(sketches)))
+        more = {} if sketches is None else {"drift_sketches.json": sketches}
+        return write_bundle(tmp_path / "referenced", manifest, files | more)
+
+    return write
+
+
+def test_sketches_are_read_by_their_feature(with_sketches):
+    """One for each feature of windows; nobody knows the windows behind a feature of samples."""
+    bundle = with_sketches(b'{"Ax_mean_m_s2": "AAEC/w=="}')
+    assert load_bundle(bundle.path).drift_sketches() == {"Ax_mean_m_s2": b"\x00\x01\x02\xff"}
+    assert load_bundle(pack_bundle(bundle, bundle.path.with_suffix(".zip")).path).drift_sketches() != {}
+
+
+def test_a_bundle_without_sketches_has_none(with_sketches, bundle):
+    assert bundle.drift_sketches() == {}
+    assert with_sketches(None).drift_sketches() == {}
+
+
+def test_sketches_are_covered_by_the_digest(with_sketches):
+    bundle = with_sketches(b'{"Ax_mean_m_s2": "AAEC/w=="}')
+    (bundle.path / "drift_sketches.json").write_bytes(b'{"Ax_mean_m_s2": "AAEC/A=="}')
+    assert "reference_data.sketches.sha256 of drift_sketches.json" in rejected(bundle.path)
+    (bundle.path / "drift_sketches.json").unlink()
+    assert "reference_data.sketches.file drift_sketches.json" in rejected(bundle.path)
+
+
+BAD_SKETCHES = [  # what it shows, the file, words of the message
+    ("no JSON", b"{", "no JSON object of base64 texts"),
+    ("a list", b"[]", "no JSON object of base64 texts"),
+    ("numbers", b'{"Ax_mean_m_s2": 1}', "no JSON object of base64 texts"),
+    ("no base64", b'{"Ax_mean_m_s2": "AA*="}', "no JSON object of base64 texts"),
+    ("no ASCII", '{"Ax_mean_m_s2": "é"}'.encode(), "no JSON object of base64 texts"),
+    ("no UTF-8", b'{"\xff": ""}', "no JSON object of base64 texts"),
+    ("none", b"{}", "found 0 of other features than drift_reference has, expected these 1"),
+    ("another feature", b'{"Ay_mean_m_s2": ""}', "found 1 of other features"),
+    ("one of samples", b'{"Ax_mean_m_s2": "", "Gx_mean_deg_s": ""}', "found 2 of other features"),
+]
+
+
+@pytest.mark.parametrize(("sketches", "words"), [row[1:] for row in BAD_SKETCHES], ids=[row[0] for row in BAD_SKETCHES])
+def test_a_file_that_holds_no_sketches_is_refused(sketches, words, with_sketches):
+    with pytest.raises(BundleRejected, match=words) as caught:
+        with_sketches(sketches).drift_sketches()
+    assert "reference_data.sketches: found" in str(caught.value)
+    assert "\n" not in str(caught.value)

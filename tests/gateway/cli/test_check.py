@@ -60,6 +60,15 @@ def test_an_unknown_mounting_is_pointed_out(place, capsys):
     assert "mounting unknown: its predictions will be uncertain" in out
 
 
+def test_a_model_that_no_wearable_can_feed_is_refused(place, bundle_of, capsys):
+    bundle_of(["Ax", "Mx"], ["m/s^2", "uT"]).path.rename(place.folder / "other")
+    shutil.rmtree(place.folder / "bundle")
+    (place.folder / "other").rename(place.folder / "bundle")
+    code, _, err = check(capsys, place())
+    assert code == 2
+    assert "the model takes Mx, which no wearable gives" in err
+
+
 def test_a_file_with_errors_is_refused_with_all_of_them(place, capsys):
     code, out, err = check(capsys, place(sync='host = "h"\nprot = 1', wearable='wrist = "foot"\n'))
     assert (code, out) == (2, "")

@@ -1,6 +1,7 @@
 import csv
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,78 @@ def test_units_and_frame_of_the_input_are_turned_into_the_models(tmp_path, motio
         assert score(tmp_path / "foreign.npy", *options) == 0
         answers = np.load(tmp_path / "out.npy")
     assert np.abs(answers - expected).max() < 1e-4
+
+
+def means(windows: np.ndarray) -> np.ndarray:
+    """What the bundles of bundle_of answer: softmax of the channels' means."""
+    powers = np.exp(windows.mean(axis=1))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+TAKEN = [  # what it shows, the model's channels, where they stand in a recording
+    ("the accelerometer alone", ["Ax", "Ay", "Az"], [0, 1, 2]),
+    ("another order", ["Gz", "Az", "Gy", "Ay", "Gx", "Ax"], [5, 2, 4, 1, 3, 0]),
+    ("two of them", ["Gy", "Az"], [4, 2]),
+]
+
+
+@pytest.mark.parametrize("form", ["csv", "npy"])
+@pytest.mark.parametrize(("channels", "places"), [row[1:] for row in TAKEN], ids=[row[0] for row in TAKEN])
+def test_a_model_gets_its_own_channels_in_its_own_order(tmp_path, motion, bundle_of, channels, places, form):
+    """In its units, too: the input is in g and rad/s."""
+    calm = np.hstack([motion[:, :3], motion[:, 3:] / 100])
+    bundle = bundle_of(channels, ["m/s^2" if name[0] == "A" else "deg/s" for name in channels])
+    foreign = np.hstack([calm[:, :3] / G, np.radians(calm[:, 3:])])
+    windows = np.stack([calm[k : k + 200] for k in range(0, 1301, 100)])[..., places]
+    options = ["--acc-unit", "g", "--gyro-unit", "rad_s", "--bundle", str(bundle.path), "--out"]
+    if form == "csv":
+        source = write_csv(tmp_path / "foreign.csv", foreign)
+        assert main(["score", str(source), *options, str(tmp_path / "out.csv")]) == 0
+        answers = probabilities(predictions(tmp_path / "out.csv"))
+    else:
+        np.save(tmp_path / "w.npy", np.stack([foreign[k : k + 200] for k in range(0, 1301, 100)])[..., places])
+        assert main(["score", str(tmp_path / "w.npy"), *options, str(tmp_path / "out.npy")]) == 0
+        answers = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(answers, means(windows), atol=1e-4)
+
+
+def test_a_frame_turns_the_input_before_the_channels_are_chosen(tmp_path, motion, bundle_of, capsys):
+    """The model's x is the input's -y: a recording has it, windows of the model's channels may not."""
+    bundle = bundle_of(["Ax", "Gz"], ["m/s^2", "deg/s"])
+    calm = np.hstack([motion[:, :3], motion[:, 3:] / 100])
+    options = ["--frame", "-y,x,z", "--bundle", str(bundle.path), "--out", str(tmp_path / "out.csv")]
+    assert main(["score", str(write_csv(tmp_path / "r.csv", calm)), *options]) == 0
+    windows = np.stack([calm[k : k + 200] for k in range(0, 1301, 100)])
+    expected = means(np.stack([-windows[..., 1], windows[..., 5]], axis=-1))
+    np.testing.assert_allclose(probabilities(predictions(tmp_path / "out.csv")), expected, atol=1e-4)
+    np.save(tmp_path / "w.npy", windows[..., [0, 5]])
+    capsys.readouterr()
+    assert main(["score", str(tmp_path / "w.npy"), *options[:-1], str(tmp_path / "out.npy")]) == 2
+    refusal = "--frame -y,x,z: the model's Ax is the input's Ay, which windows for this bundle do not have"
+    assert refusal in said(capsys)
+
+
+def test_gravity_is_looked_for_where_the_model_takes_accelerations(tmp_path, motion, bundle_of, capsys):
+    in_g = write_csv(tmp_path / "g.csv", np.hstack([motion[:, :3] / G, motion[:, 3:] / 100]))
+    for channels, units, code in ((["Gx", "Gy"], ["deg/s"] * 2, 0), (["Gx", "Ay"], ["deg/s", "m/s^2"], 2)):
+        bundle = bundle_of(channels, units)
+        words = ["score", str(in_g), "--bundle", str(bundle.path), "--out", str(tmp_path / "out.csv")]
+        assert main(words) == code
+        shutil.rmtree(bundle.path)
+    assert "give --acc-unit g" in said(capsys)
+
+
+def test_a_model_that_no_wearable_can_feed_is_refused_in_a_sentence(tmp_path, recording, bundle_of, capsys):
+    for channels, units, words in (
+        (["Ax", "Mx"], ["m/s^2", "uT"], "the model takes Mx, which no wearable gives"),
+        (["Gx", "Ax"], ["deg/s", "g"], "the model takes Ax in g, a wearable gives it in m/s^2"),
+    ):
+        bundle = bundle_of(channels, units)
+        command = ["score", str(recording), "--bundle", str(bundle.path), "--out", str(tmp_path / "out.csv")]
+        assert main(command) == 2
+        assert said(capsys).splitlines()[0] == f"error: bundle {bundle.path}: {words}"
+        shutil.rmtree(bundle.path)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_variant_that_is_named_answers(tmp_path, recording, motion):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from converter.self_test import (
     self_test_file,
     self_test_windows,
 )
+from converter.training_config import TrainingConfig
 from gateway.bundle import BundleRejected, Manifest, load_bundle, write_bundle
 from gateway.bundle.writing import member
 from gateway.inference import Predictor, SelfTestFailed, load_predictor, self_test
 from gateway.inference.interpreter import LiteRtInterpreter
+
+CONFIG = TrainingConfig((0,) * 6, (1,) * 6, ("sitting", "smoking", "nail_biting"), 20, 50.0, "0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def random_windows():
 @pytest.fixture(scope="module")
 def chosen(random_windows, models):
     reference = np.array([LiteRtInterpreter(models["float32"]).run(w[None])[0] for w in random_windows])
-    return self_test_windows(random_windows, reference)
+    return self_test_windows(random_windows, reference, CONFIG)
 
 
 @pytest.fixture
@@ -91,6 +95,23 @@ def test_the_choice_holds_each_class_that_is_clear_and_both_ends_of_the_range(ch
     assert clear <= set(of_chosen)
     assert (chosen.max(), chosen.min()) == (2000, -2000)
     assert len(np.unique(chosen.reshape(len(chosen), -1), axis=0)) == len(chosen)
+
+
+def test_the_ends_of_the_range_are_those_of_each_channel(random_windows):
+    """In another order and with a sensor that nobody knows: about its mean, 32 of its standard deviations."""
+    config = replace(
+        CONFIG,
+        mean=(0.0, 0.0, 0.0, 0.0, 0.0, 1013.0),
+        scale=(1, 1, 1, 1, 1, 4),
+        channels=("Gx", "Az", "Ay", "Gy", "Ax", "p"),
+    )
+    reference = np.full((len(random_windows), 2), 0.5)  # nothing is clear: the extremes alone
+    high, rest, low, silence = self_test_windows(random_windows, reference, config)[:, 0]
+    g = 9.80665
+    np.testing.assert_allclose(high, [2000, 16 * g, 16 * g, 2000, 16 * g, 1013 + 128], rtol=1e-6)
+    np.testing.assert_allclose(low, [-2000, -16 * g, -16 * g, -2000, -16 * g, 1013 - 128], rtol=1e-6)
+    np.testing.assert_allclose(rest, [0, g, 0, 0, 0, 1013], rtol=1e-6)
+    assert not silence.any()
 
 
 BROKEN = [b"", b"no array", b"\x93NUMPY\x01\x00", np.lib.format.MAGIC_PREFIX + bytes(200)]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gateway.monitoring.features import FEATURES, window_features
+from gateway.monitoring.features import FEATURES, features_of, window_features
+from gateway.motion.samples import CHANNELS
 
 
 def of(window):
@@ -30,3 +31,15 @@ def test_a_sine_has_its_known_deviation_and_step():
     assert features["gyro_norm_mean_deg_s"] == pytest.approx(30)
     assert features["gyro_norm_max_deg_s"] == pytest.approx(30)
     assert features["Gz_mean_deg_s"] == pytest.approx(-30)
+
+
+def test_a_feature_is_told_where_all_its_channels_are_known():
+    """Brute force: what a feature does not change with, it does not need."""
+    rng = np.random.default_rng(2)
+    window = rng.normal(size=(50, 6)).astype(np.float32)
+    for channels in (CHANNELS, CHANNELS[:3], CHANNELS[3:], ("Gz", "Ax"), ("Mx",), ()):
+        other = rng.normal(size=(50, 6)).astype(np.float32)
+        known = [CHANNELS.index(name) for name in channels if name in CHANNELS]
+        other[:, known] = window[:, known]
+        same = window_features(other) == window_features(window)
+        assert features_of(channels) == tuple(name for name, kept in zip(FEATURES, same, strict=True) if kept)
