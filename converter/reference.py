@@ -49,7 +49,7 @@ def read_reference(
     if suffixes == [".json"]:
         return _of_statistics(files[0])
     named = ", ".join(map(str, files))
-    windows = _array(files[0], window) if suffixes == [".npy"] else _recorded(files, named, window, hop, rate_hz)
+    windows = npy_windows(files[0], window) if suffixes == [".npy"] else _recorded(files, named, window, hop, rate_hz)
     if len(windows) < WINDOWS_MIN:
         raise ReferenceRejected(f"{named}: {len(windows)} windows without a gap, expected {WINDOWS_MIN} or more")
     check = check_gravity(np.asarray(windows[:, :, :3], np.float64).reshape(-1, 3), "m_s2")
@@ -67,7 +67,8 @@ def _recorded(files: Sequence[Path], named: str, window: int, hop: int, rate_hz:
     return np.asarray(grid.windows(window, hop)[whole], np.float32)
 
 
-def _array(file: Path, window: int) -> Float32:
+def npy_windows(file: Path, window: int) -> Float32:
+    """The windows (n, window, channels) that an .npy file holds. Raises ReferenceRejected."""
     try:
         windows: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
