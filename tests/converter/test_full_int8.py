@@ -189,11 +189,14 @@ def test_what_an_lstm_says_has_the_range_of_an_lstm_s_output(merge):
 
 
 def test_a_cell_state_that_climbs_beyond_64_keeps_its_tanh():
-    """Gates wide open: the state climbs by one each step, to 100, and the output says tanh of it, which is 1. In int8
-    that is 1 but for a few counts of 1/128."""
-    open_gates = LstmCell(np.zeros((6, 16)), np.zeros((4, 16)), np.full(16, 8.0))
+    """Gates wide open: the state goes up by one each step, to 90; then the input gate closes, and the output is tanh of
+    90, which is 1. In int8 that is 1 but for a few counts of 1/128."""
+    kernel, biases = np.zeros((6, 16)), np.full(16, 8.0)
+    kernel[0, :4], biases[:4] = 8.0, 0.0  # the first channel opens and closes the input gate
+    open_gates = LstmCell(kernel, np.zeros((4, 16)), biases)
     layers = [Recurrent(open_gates, None, sequences=False), Dense(np.eye(4), np.zeros(4), "softmax")]
     windows = walks(5, window=100)
+    windows[:, :90, 0], windows[:, 90:, 0] = 20, -20
     _, wanted = answers(exact(layers, 100), windows)
     np.testing.assert_allclose(wanted, 1, atol=2e-3)
     _, found = answers(full_int8(layers, windows, CONFIG), windows)
