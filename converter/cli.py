@@ -75,9 +75,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--variants",
         metavar="A,B",
         type=_names,
-        default=list(VARIANTS),
-        help=f"which to write, of {', '.join(VariantName)} (default: {','.join(VARIANTS)}); mixed is searched for, "
-        "weight by weight, and takes the longest",
+        help=f"which to write, of {', '.join(VariantName)} (default: {','.join(VARIANTS)}; int8 too with --calibrate); "
+        "mixed is searched for, weight by weight, and takes the longest",
     )
     add(
         "--min-agreement",
@@ -94,6 +93,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="compare on the windows of this recording too (.csv, .parquet; .xlsx twice), in the model's frame",
+    )
+    add(
+        "--calibrate",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="what the variant int8 takes the ranges of its numbers from: a recording (.csv, .parquet; .xlsx twice) or "
+        "windows (.npy), in the model's frame, m/s² and deg/s (.xlsx: mg)",
     )
     add("--labels", metavar="A,B,...", type=_names, help="names of the outputs, in order (default: CONFIG.json's)")
     add(
@@ -178,6 +186,7 @@ def _convert(args: argparse.Namespace) -> int:
         parity_windows=args.parity_windows,
         min_agreement=args.min_agreement,
         probe=args.probe,
+        calibrate=args.calibrate,
         seed=args.seed,
         card=None if args.model_card is None else _text(args.model_card),
         reference=args.reference,

@@ -11,7 +11,9 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from converter.errors import CalibrationRejected, Int8Rejected
 from converter.folding import fold_affines, folding_report
+from converter.full_int8 import calibration_windows, full_int8
 from converter.gate import MIN_AGREEMENT, Times, choose_default, processor_name, runtimes_of, window_times
 from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
@@ -66,17 +68,19 @@ class VariantName(StrEnum):
     """The most exact one first.
 
     MIXED: each weight as small as the search found that it can be. DYNAMIC: TFLite's dynamic range quantization, int8
-    weights everywhere and activations quantized by the kernels as they come; for comparison.
+    weights everywhere and activations quantized by the kernels as they come; for comparison. INT8: TensorFlow's full
+    integer quantization, activations too, with ranges taken from windows to calibrate on; for comparison.
     """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     MIXED = "mixed"
     DYNAMIC = "dynamic"
+    INT8 = "int8"
 
 
 VARIANTS = (VariantName.FLOAT32, VariantName.MIXED, VariantName.DYNAMIC)
-"""What is written where nobody chooses."""
+"""What is written where nobody chooses; INT8 too where there is something to calibrate it on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +101,7 @@ def convert(
     scaler: str | Path,
     out: str | Path,
     *,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     channels: Sequence[str] | None = None,
     units: Sequence[str] = (),
@@ -109,6 +113,7 @@ def convert(
     parity_windows: int = PARITY_WINDOWS,
     min_agreement: float = MIN_AGREEMENT,
     probe: Sequence[str | Path] = (),
+    calibrate: Sequence[str | Path] = (),
     seed: int = 1,
     card: str | None = None,
     drift_reference: DriftReference | None = None,
@@ -122,11 +127,12 @@ def convert(
 ) -> Bundle:
     """Writes the bundle `out` and returns it; nothing is written until all of it is made and measured.
 
-    model: .keras or .h5; scaler: the training's JSON. labels: instead of those of the JSON, in the order of the
-    outputs. channels: names of the channels, likewise; units: one a channel, or NAME=UNIT for some. add_softmax: the
-    model answers logits.
+    model: .keras or .h5; scaler: the training's JSON. variants: None for VARIANTS, and INT8 with `calibrate`. labels:
+    instead of those of the JSON, in the order of the outputs. channels: names of the channels, likewise; units: one a
+    channel, or NAME=UNIT for some. add_softmax: the model answers logits.
     parity_windows: how many random walks (of `seed`) every variant is measured on, beside extremes and the windows of
-    the recording `probe`. min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
+    the recording `probe`. calibrate: files of a recording, or of windows, from which INT8 takes its ranges.
+    min_agreement: with Keras's top class, on each of these sets, of the default variant. card:
     Markdown, instead of the general one. reference: files to make the drift reference from, instead of one that is
     given. keep_times: in the manifest too, which then differs from run to run. replace: a bundle that stands at `out`.
     progress: told each step before it begins; advanced: how far it is.
@@ -135,7 +141,7 @@ def convert(
     not say what Keras says.
     """
     model, out = Path(model), Path(out)
-    names = _names(variants)
+    names = _names(variants, calibrate)
     if not 0 < min_agreement <= 1:
         raise InputRejected(f"an agreement of {min_agreement:g} is asked for, expected above 0 and at most 1")
     if parity_windows < PARITY_WINDOWS_MIN:
@@ -155,6 +161,18 @@ def convert(
     folded = fold_affines(layers)
     folding = folding_report(layers, folded)
     exact = lower(folded, **shape, weights=WeightFormat.FLOAT32)
+    files: dict[VariantName, bytes] = {}
+    if VariantName.INT8 in names:
+        progress("reading " + ", ".join(map(str, calibrate)))
+        calibration = calibration_windows(calibrate, window=network.window, config=config)
+        progress(f"calibrating the int8 variant on {len(calibration)} windows")
+        try:
+            files[VariantName.INT8] = full_int8(network.layers, calibration, config, advanced=advanced)
+        except Int8Rejected as error:
+            if variants is not None:
+                raise
+            progress(f"going on without the int8 variant: {error}")
+            names.remove(VariantName.INT8)
 
     progress("making the windows to compare on")
     sets = probe_sets(
@@ -177,7 +195,6 @@ def convert(
     ask(VariantName.FLOAT32, exact)  # always: that it says what Keras says is the proof of reading and folding
     for where, wanted in kept.keras.items():
         require_float_parity(kept.answers[VariantName.FLOAT32][where], wanted, where=where)
-    files: dict[VariantName, bytes] = {}
     found: Found | None = None
     for kind in names:
         if kind is VariantName.MIXED:
@@ -190,7 +207,8 @@ def convert(
                 fitted=fitted_weights(exact, searched),
                 advanced=advanced,
             )
-        files[kind] = found.model if kind is VariantName.MIXED and found is not None else _stored(exact, kind)
+        if kind is not VariantName.INT8:
+            files[kind] = found.model if kind is VariantName.MIXED and found is not None else _stored(exact, kind)
         if kind is not VariantName.FLOAT32:
             ask(kind, files[kind])
         kept.times[kind] = window_times(files[kind], sets[WALKS])
@@ -280,13 +298,20 @@ def convert(
     return write_bundle(out, manifest, contents, replace=replace)
 
 
-def _names(variants: Sequence[str]) -> list[VariantName]:
+def _names(variants: Sequence[str] | None, calibrate: Sequence[str | Path]) -> list[VariantName]:
     """Each once, in the order of exactness."""
+    if variants is None:
+        variants = (*VARIANTS, VariantName.INT8) if calibrate else VARIANTS
     for variant in variants:
         if variant not in tuple(VariantName):
             raise InputRejected(f"variant {variant!r}: expected one of {', '.join(VariantName)}")
     if not variants:
         raise InputRejected(f"no variant: expected some of {', '.join(VariantName)}")
+    if VariantName.INT8 in variants and not calibrate:
+        raise CalibrationRejected("the variant int8 takes the ranges of its numbers from windows, and none are given")
+    if calibrate and VariantName.INT8 not in variants:
+        hint = "Add int8 to --variants, or leave --calibrate out."
+        raise CalibrationRejected("windows to calibrate on are given, and no variant int8 that needs them", hint=hint)
     return [kind for kind in VariantName if kind in variants]
 
 

@@ -15,3 +15,18 @@ class ConversionFailed(GatewayError):
     """What came out is not the model that went in; nothing was written."""
 
     hint = "This is a fault of the converter, not of your file: please report it with the model's architecture."
+
+
+class CalibrationRejected(InputRejected):
+    """What was given with --calibrate cannot calibrate the variant int8."""
+
+    hint = (
+        "Give --calibrate a recording (.csv, .parquet, or two .xlsx) or finite windows (.npy, shape (n, window, "
+        "channels)), in the model's frame and raw units."
+    )
+
+
+class Int8Rejected(InputRejected):
+    """TensorFlow cannot quantize this model fully."""
+
+    hint = "Leave int8 out of --variants; the others do not need it."

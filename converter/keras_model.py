@@ -12,10 +12,10 @@ from converter.errors import ModelRejected
 def load_keras(path: Path) -> Any:
     """Not compiled. Raises ModelRejected; ModuleNotFoundError without Keras."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent_stderr():
         import keras
     try:
-        with _silent_stderr():
+        with silent_stderr():
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever its layers raise; the file is a person's input
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -24,7 +24,7 @@ def load_keras(path: Path) -> Any:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """TensorFlow's C++ logs to the descriptor before any setting of its own can stop it."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

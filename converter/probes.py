@@ -89,6 +89,6 @@ def recorded_windows(files: Sequence[Path], *, window: int, config: TrainingConf
     grid = read_recording(files).on_grid(config.rate_hz)
     whole = grid.windows(window, config.hop)[grid.whole(window, config.hop)]
     if not len(whole):
-        raise InputRejected(f"{named}: no whole window of {window} samples at {config.rate_hz:g} Hz to compare on")
+        raise InputRejected(f"{named}: no whole window of {window} samples at {config.rate_hz:g} Hz without a gap")
     chosen = np.linspace(0, len(whole) - 1, min(len(whole), RECORDED_WINDOWS_MAX)).round().astype(int)
     return np.ascontiguousarray(whole[chosen][..., columns], np.float32)

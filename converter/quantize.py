@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from converter.tflite import packed
+from converter.tflite import operator_code, packed, unpacked
 from gateway.motion.samples import Float32
 
 WEIGHT_SIZE_MIN = 512
@@ -74,12 +74,12 @@ Fitted = Mapping[tuple[str, Storage], tuple[Stored, ...]]
 
 def weights_of(model: bytes) -> tuple[Weight, ...]:
     """The weights of a float model that may be stored otherwise, in the order of computation."""
-    return _weights(read_model(model))
+    return _weights(unpacked(model))
 
 
 def with_storage(model: bytes, plan: Plan, fitted: Fitted | None = None) -> bytes:
     """The float model with its weights stored as planned. Raises ValueError for a plan that does not fit it."""
-    read = read_model(model)
+    read = unpacked(model)
     weights = {weight.name: weight for weight in _weights(read)}
     for name, storage in plan.items():
         if name not in weights or storage not in weights[name].choices:
@@ -102,7 +102,7 @@ def with_storage(model: bytes, plan: Plan, fitted: Fitted | None = None) -> byte
 
 def dynamic_range(model: bytes) -> bytes:
     """TFLite's plain dynamic range quantization: dense kernels (a scale a row) and LSTM kernels (one scale) in int8."""
-    read = read_model(model)
+    read = unpacked(model)
     edit = _Edit(read)
     for weight in _weights(read, smallest=1):
         if Storage.HYBRID in weight.choices:
@@ -146,10 +146,6 @@ def int8_scale(values: NDArray[np.floating[Any]], axis: int | None) -> NDArray[n
     others = None if axis is None else tuple(number for number in range(values.ndim) if number != axis)
     largest = np.abs(values.astype(np.float64)).max(axis=others)
     return np.atleast_1d((np.where(largest > 0, largest, 1.0) / _INT8_MAX).astype(np.float32))
-
-
-def read_model(model: bytes) -> Any:
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
 
 
 def builtin_of(read: Any, operator: Any) -> int:
@@ -244,18 +240,19 @@ class _Edit:
             self._fill(kept, values, scale, weight.axis)
             self._graph.tensors.append(kept)
             made = schema.OperatorT()
-            made.opcodeIndex = self._code(schema.BuiltinOperator.DEQUANTIZE, version)
+            made.opcodeIndex = operator_code(self._read, schema.BuiltinOperator.DEQUANTIZE, version)
             made.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
             made.builtinOptions = schema.DequantizeOptionsT()
             made.inputs, made.outputs = [len(self._graph.tensors) - 1], [tensor]
             self._first.append(made)
 
     def hybrid_dense(self, weight: Weight, steps: int = 1) -> None:
+        dense = schema.BuiltinOperator.FULLY_CONNECTED
         for tensor in weight.tensors:
             self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), 0, steps), 0)
             for operator in self._graph.operators:
                 if tensor in operator.inputs:
-                    operator.opcodeIndex = self._code(schema.BuiltinOperator.FULLY_CONNECTED, _DENSE_HYBRID_PER_ROW)
+                    operator.opcodeIndex = operator_code(self._read, dense, _DENSE_HYBRID_PER_ROW)
                     operator.builtinOptions.asymmetricQuantizeInputs = True
 
     def hybrid_lstms(self) -> None:
@@ -266,7 +263,7 @@ class _Edit:
             for tensor in (*operator.inputs[_LSTM_KERNELS], *operator.inputs[_LSTM_RECURRENT]):
                 if tensor >= 0 and self._graph.tensors[tensor].type == schema.TensorType.FLOAT32:
                     self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), None), 0)
-            operator.opcodeIndex = self._code(lstm, _LSTM_HYBRID)
+            operator.opcodeIndex = operator_code(self._read, lstm, _LSTM_HYBRID)
             operator.builtinOptions.asymmetricQuantizeInputs = True
 
     def _fill(self, entry: Any, values: NDArray[Any], scale: NDArray[np.float32] | None, axis: int) -> None:
@@ -278,15 +275,6 @@ class _Edit:
         entry.quantization = schema.QuantizationParametersT()
         entry.quantization.scale, entry.quantization.zeroPoint = scale, np.zeros(len(scale), np.int64)
         entry.quantization.quantizedDimension = axis
-
-    def _code(self, builtin: int, version: int) -> int:
-        for number, code in enumerate(self._read.operatorCodes):
-            if (code.builtinCode, code.version) == (builtin, version):
-                return number
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
-        self._read.operatorCodes.append(code)
-        return len(self._read.operatorCodes) - 1
 
     def finish(self) -> bytes:
         self._graph.operators = [*self._first, *self._graph.operators]

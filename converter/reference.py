@@ -90,7 +90,8 @@ def _of_recording(files: Sequence[Path], window: int, config: TrainingConfig) ->
 def _of_arrays(file: Path, window: int, config: TrainingConfig) -> DriftReference:
     """.npy: windows, (n, window, channels). .npz: `windows` and, for each of them, `labels`."""
     arrays = _arrays(file)
-    windows = _checked_array(file, arrays["windows"], window, config)
+    windows = _finite_windows(file, arrays["windows"], window, config)
+    _check_windows(str(file), windows, config.channels)
     counts = None
     if (labels := arrays.get("labels")) is not None:
         if labels.shape != (len(windows),):
@@ -121,7 +122,12 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _checked_array(file: Path, windows: Any, window: int, config: TrainingConfig) -> Float32:
+def npy_windows(file: Path, window: int, config: TrainingConfig) -> Float32:
+    """The windows (n, window, channels) that an .npy file holds. Raises ReferenceRejected."""
+    return _finite_windows(file, _arrays(file)["windows"], window, config)
+
+
+def _finite_windows(file: Path, windows: Any, window: int, config: TrainingConfig) -> Float32:
     expected = (window, len(config.channels))
     if windows.shape[1:] != expected or windows.dtype.kind not in "fiu":
         found = f"{windows.dtype} {windows.shape}"
@@ -130,7 +136,6 @@ def _checked_array(file: Path, windows: Any, window: int, config: TrainingConfig
         made = np.asarray(windows, np.float32)
     if not np.isfinite(made).all():
         raise ReferenceRejected(f"{file}: a value that is no finite number", hint="Leave such windows out.")
-    _check_windows(str(file), made, config.channels)
     return made
 
 

@@ -16,7 +16,8 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from converter.layers import Float64
-from converter.quantize import Fitted, Storage, Weight, builtin_of, constant_of, int8_scale, read_model, weights_of
+from converter.quantize import Fitted, Storage, Weight, builtin_of, constant_of, int8_scale, weights_of
+from converter.tflite import unpacked
 from gateway.motion.samples import Float32
 
 _ROWS_MAX = 100_000
@@ -36,7 +37,7 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
 
     model: a float32 .tflite file. windows: (n, window, channels).
     """
-    read = read_model(model)
+    read = unpacked(model)
     weights = weights_of(model)
     inputs = {weight.name: list(_uses(read, weight)) for weight in weights}
     wanted = {tensor for uses in inputs.values() for use in uses for tensor in use.tensors}

@@ -166,6 +166,20 @@ class Graph:
         return packed(model)
 
 
+def unpacked(model: bytes) -> Any:
+    """A file as the schema's ModelT, to be changed and packed again."""
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+
+
+def operator_code(model: Any, builtin: int, version: int) -> int:
+    """The index of this operator in a schema.ModelT, which gets it where it does not have it."""
+    for number, code in enumerate(model.operatorCodes):
+        if (code.builtinCode, code.version) == (builtin, version):
+            return number
+    model.operatorCodes.append(_operator_code(builtin, version))
+    return len(model.operatorCodes) - 1
+
+
 def packed(model: Any) -> bytes:
     """The file of a schema.ModelT, every buffer aligned as kernels need it."""
     aligned = []

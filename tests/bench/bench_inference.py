@@ -175,10 +175,12 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         keras_path, config_path = sources(Path(folder))
-        bundle = convert(keras_path, config_path, Path(folder) / "bundle", parity_windows=300)
         network = read_keras_file(keras_path).network
         shape = {"window": network.window, "channels": network.channels}
         config = read_training_config(config_path, **shape, classes=network.classes)
+        calibration = Path(folder) / "calibration.npy"
+        np.save(calibration, random_windows(100, window=network.window, config=config, seed=4))
+        bundle = convert(keras_path, config_path, Path(folder) / "bundle", parity_windows=300, calibrate=[calibration])
         folded = [layer for layer, _ in wired(fold_affines([config.scaler(), *network.layers]))]
         calls: dict[str, Call] = {
             "onnxruntime": onnxruntime_call(onnx_model(folded, **shape)),

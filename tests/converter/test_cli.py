@@ -101,7 +101,17 @@ def test_help_names_every_option(capsys):
         main(["convert", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--scaler", "--out", "--force", "--variants", "--labels", "--frame", "--wrist", "--json"):
+    for option in (
+        "--scaler",
+        "--out",
+        "--force",
+        "--variants",
+        "--calibrate",
+        "--labels",
+        "--frame",
+        "--wrist",
+        "--json",
+    ):
         assert option in text
     assert "300 or more" in text
 
