@@ -1,9 +1,8 @@
 """Which way each number of a weight is rounded: so that what the layer computes changes least, not the number itself.
 
 A layer's inputs are correlated, so the rounding error of one weight can be made up for by the weights that are still to
-be rounded: GPTQ (Frantar et al., 2023, https://arxiv.org/abs/2210.17323), here for the few thousand rows that each
-layer meets on some windows. What an error in an LSTM's gate does depends on how far the gate is from its ends, so each
-row counts by the slope of the gate there. Of the reference model's recurrent kernels half of the error remains.
+be rounded: GPTQ (Frantar et al., 2023, https://arxiv.org/abs/2210.17323), for the rows that each layer meets on some
+windows. Of the reference model's recurrent kernels half of the error remains, of its other kernels a third to a half.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,7 @@ _DAMPING = 0.01
 _OPERATORS_MAX = 16
 """Of those that share a kernel, as the steps of an unrolled recurrence do: so many are looked at."""
 _INT8_MAX = 127
-_LSTM_KERNELS, _LSTM_RECURRENT, _LSTM_BIASES = slice(1, 5), slice(5, 9), slice(12, 16)
+_LSTM_RECURRENT = slice(5, 9)
 
 
 def fitted_weights(model: bytes, windows: Float32) -> Fitted:
@@ -47,7 +46,7 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
         rows = _rows(read, weight, inputs[weight.name], seen)
         if rows is None:
             continue
-        normal = _normal_matrices(*rows)
+        normal = rows.T @ rows
         values = np.concatenate([_matrix(read, tensor) for tensor in weight.tensors])
         shape = (-1, *weight.shape[1:])
         if Storage.FLOAT16 in weight.choices:
@@ -66,27 +65,22 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
 
 
 def compensated(values: Float64, normal: Float64, rounded: Callable[[Float64], Float64]) -> Float64:
-    """values: (outputs, inputs); normal: (groups, inputs, inputs), X'X of the inputs X of each group of outputs, all of
-    a size.
+    """values: (outputs, inputs); normal: (inputs, inputs), X'X of the inputs X.
 
     Rounds one input's weights after the other, those that matter most first, and changes the rest so that X @ values
     stays as near as can be.
     """
-    groups, width = normal.shape[:2]
-    largest = _DAMPING / width * np.einsum("gii->g", normal)
-    damped = normal + np.eye(width) * largest[:, np.newaxis, np.newaxis]
-    order = np.argsort(-np.einsum("gii->i", damped), kind="stable")
-    damped = damped[:, order[:, np.newaxis], order]
+    damped = normal + np.eye(len(normal)) * _DAMPING * np.mean(np.diag(normal))
+    order = np.argsort(-np.diag(damped), kind="stable")
     # The rows of the inverse's upper Cholesky factor say how the error of one input spreads over those after it.
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
-    left = values[:, order].astype(np.float64).reshape(groups, -1, width)
-    made = np.empty(left.shape)
-    for place in range(width):
-        made[..., place] = rounded(left[..., place])
-        error = (left[..., place] - made[..., place]) / upper[:, place, place, np.newaxis]
-        left[..., place:] -= error[..., np.newaxis] * upper[:, np.newaxis, place, place:]
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    left, made = values[:, order].astype(np.float64), np.empty(values.shape)
+    for place in range(len(normal)):
+        made[:, place] = rounded(left[:, place])
+        error = (left[:, place] - made[:, place]) / upper[place, place]
+        left[:, place:] -= np.outer(error, upper[place, place:])
     result = np.empty(values.shape)
-    result[:, order] = made.reshape(values.shape)
+    result[:, order] = made
     return result
 
 
@@ -130,61 +124,34 @@ def _activations(model: bytes, windows: Float32, tensors: list[int]) -> dict[int
     return {tensor: np.stack(values) for tensor, values in seen.items()}
 
 
-def _rows(
-    read: Any, weight: Weight, uses: list[_Use], seen: Mapping[int, Float32]
-) -> tuple[Float64, Float64 | None] | None:
-    """What the weight multiplies, (rows, inputs), and how much each row counts for each group of outputs, (rows, n)
-    or all alike; None where it cannot be fitted."""
+def _rows(read: Any, weight: Weight, uses: list[_Use], seen: Mapping[int, Float32]) -> Float64 | None:
+    """What the weight multiplies, (rows, inputs); None where it cannot be fitted."""
     if not uses or int(np.prod(weight.shape[1:])) > _INPUTS_MAX:
         return None
-    first = uses[0].operator
-    counts = None
-    if builtin_of(read, first) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM:
-        if len(uses) > 1:
-            return None
-        rows, counts = _lstm_rows(read, weight, first, seen)
-    elif builtin_of(read, first) == schema.BuiltinOperator.CONV_2D:
-        if len(uses) > 1:
-            return None
-        rows = _convolved(seen[uses[0].tensors[0]], weight.shape, first.builtinOptions)
-    else:
-        rows = np.concatenate([seen[use.tensors[0]].reshape(-1, weight.shape[-1]) for use in uses]).astype(np.float64)
-    if not np.isfinite(rows).all() or (counts is not None and not np.isfinite(counts).all()) or not rows.any():
+    rows = np.concatenate([_multiplied(read, weight, use, seen) for use in uses])
+    thinned = np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_MAX)).round().astype(np.intp)
+    rows = rows[thinned].astype(np.float64)
+    if not np.isfinite(rows).all() or not rows.any():
         return None
-    thinned = _thinned(len(rows))
-    rows = rows[thinned]
-    if counts is not None:
-        return rows, counts[thinned]
-    size = np.linalg.norm(rows, axis=1)  # of windows far beyond the rest: what follows has long been saturated
-    usual = np.median(size[size > 0])
-    return rows * np.minimum(1, usual / np.maximum(size, usual))[:, np.newaxis], None
+    size = np.linalg.norm(rows, axis=1)
+    usual = float(np.median(size[size > 0]))
+    # Rows far beyond the others are of windows on which all that follows is saturated: none may outweigh the rest.
+    weighted: Float64 = rows * np.minimum(1, usual / np.maximum(size, usual))[:, np.newaxis]
+    return weighted
 
 
-def _thinned(count: int) -> NDArray[np.intp]:
-    return np.linspace(0, count - 1, min(count, _ROWS_MAX)).round().astype(np.intp)
+def _multiplied(read: Any, weight: Weight, use: _Use, seen: Mapping[int, Float32]) -> Float32:
+    kind, inputs = builtin_of(read, use.operator), [int(tensor) for tensor in use.operator.inputs]
+    if kind == schema.BuiltinOperator.CONV_2D:
+        return _convolved(seen[use.tensors[0]], weight.shape, use.operator.builtinOptions)
+    if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM and weight.tensors[0] in inputs[_LSTM_RECURRENT]:
+        outputs = seen[int(use.operator.outputs[0])]  # (windows, 1, steps, units); the state before each step
+        before = np.concatenate([np.zeros_like(outputs[..., :1, :]), outputs[..., :-1, :]], axis=-2)
+        return before.reshape(-1, outputs.shape[-1])
+    return seen[use.tensors[0]].reshape(-1, weight.shape[-1])
 
 
-def _lstm_rows(read: Any, weight: Weight, operator: Any, seen: Mapping[int, Float32]) -> tuple[Float64, Float64]:
-    """Rows, and the square of the slope of each gate's activation there, on average over the units: (rows, 4)."""
-    inputs = [int(tensor) for tensor in operator.inputs]
-    x, h = (seen[tensor][:, 0].astype(np.float64) for tensor in (inputs[0], int(operator.outputs[0])))
-    before = np.concatenate([np.zeros_like(h[:, :1]), h[:, :-1]], axis=1)
-    x, before = x.reshape(-1, x.shape[-1]), before.reshape(-1, h.shape[-1])
-    kernel, recurrent = (
-        np.concatenate([_matrix(read, tensor) for tensor in inputs[part]]) for part in (_LSTM_KERNELS, _LSTM_RECURRENT)
-    )
-    bias = np.concatenate([constant_of(read, tensor) for tensor in inputs[_LSTM_BIASES]])
-    into, keep, new, out = np.split(x @ kernel.T + before @ recurrent.T + bias, 4, axis=1)
-
-    def logistic_slope(values: Float64) -> Float64:
-        return (1 - np.tanh(values / 2) ** 2) / 4
-
-    slopes = (logistic_slope(into), logistic_slope(keep), 1 - np.tanh(new) ** 2, logistic_slope(out))
-    counts = np.stack([(slope**2).mean(axis=1) for slope in slopes], axis=1)
-    return (before if weight.tensors[0] in inputs[_LSTM_RECURRENT] else x), counts
-
-
-def _convolved(images: Float32, shape: tuple[int, ...], options: Any) -> Float64:
+def _convolved(images: Float32, shape: tuple[int, ...], options: Any) -> Float32:
     """The patches under the kernel. images: (windows, n, height, width, channels), not padded by the operator."""
     _, high, wide, channels = shape
     images = images.reshape(-1, *images.shape[2:])
@@ -195,13 +162,7 @@ def _convolved(images: Float32, shape: tuple[int, ...], options: Any) -> Float64
     ]
     rows, columns = (min(patch.shape[axis] for patch in patches) for axis in (1, 2))
     cut = np.concatenate([patch[:, :rows, :columns] for patch in patches], axis=-1)
-    return cut.reshape(-1, high * wide * channels).astype(np.float64)
-
-
-def _normal_matrices(rows: Float64, counts: Float64 | None) -> Float64:
-    if counts is None:
-        return (rows.T @ rows)[np.newaxis]
-    return np.stack([(rows * count[:, np.newaxis]).T @ rows for count in counts.T])
+    return cut.reshape(-1, high * wide * channels)
 
 
 def _matrix(read: Any, tensor: int) -> Float64:
