@@ -1,5 +1,6 @@
 """Which storage each weight of a model can bear: found by measuring, the largest saving for the least loss first."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -90,7 +91,8 @@ def search(
 
     model: float32. reference: what Keras answers to those windows. fitted: weights that are rounded otherwise than to
     the nearest. Passing is: an expected disagreement well within
-    what min_agreement leaves, no more windows with another top class than it leaves, and none that is no near tie.
+    what min_agreement leaves, no more windows with another top class than it leaves (rounded up), and none that is no
+    near tie.
     """
     left = 1 - min_agreement
     weights = weights_of(model)
@@ -98,7 +100,7 @@ def search(
 
     def passes(cost: Cost) -> bool:
         differing = round((1 - cost.agreement) * len(reference))
-        few = differing <= max(int(left * len(reference)), 0)
+        few = differing <= math.ceil(left * len(reference))  # a coarse count: what is expected is the finer measure
         return few and cost.clear_agreement == 1 and cost.disagreement_expected <= _BUDGET * left
 
     def measured(plan: Plan) -> Cost:
