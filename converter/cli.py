@@ -1,6 +1,7 @@
 """The `converter` command. Exit codes: 0 done, 1 the conversion is not faithful, 2 bad input, 130 Ctrl-C."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -43,16 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments(commands.add_parser(name, help=text, description=description, allow_abbrev=False))
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except GatewayError as error:
         print(error.in_words(), file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed\n  pip install 'fidget-gateway[converter]'", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
+    except OSError as error:  # of other files: those that were given are refused by name where they are read
+        where = error.filename or "standard output"
+        print(f"error: {where}: {error.strerror}\n  Is there room, and the right to write there?", file=sys.stderr)
+        sys.stdout = io.StringIO()  # else the interpreter writes there once more at its end
+        return 1
 
 
 _DESCRIPTION = (
@@ -265,7 +270,3 @@ def _print_table(bundle: Bundle, times: Mapping[str, "Times"]) -> None:
     console.print(table)
     console.print(f"default {manifest.default_variant}: {manifest.default_reason}", highlight=False)
     console.print(f"digest {bundle.digest}", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

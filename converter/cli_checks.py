@@ -184,8 +184,11 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from converter.signals import uninterrupted
     from gateway.bundle import load_bundle, pack_bundle
 
-    packed = pack_bundle(load_bundle(args.bundle), args.out, replace=args.force)
+    bundle = load_bundle(args.bundle)
+    with uninterrupted(args.out):
+        packed = pack_bundle(bundle, args.out, replace=args.force)
     print(f"{packed.path} ({packed.path.stat().st_size:,} bytes)\ndigest {packed.digest}")
     return 0

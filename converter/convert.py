@@ -30,6 +30,7 @@ from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from converter.reference import read_reference
 from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
+from converter.signals import uninterrupted
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
 from gateway.bundle import Bundle, FeatureReference, Manifest, check_target, write_bundle
@@ -254,7 +255,8 @@ def convert(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputRejected(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return write_bundle(out, manifest, contents, replace=replace)
+    with uninterrupted(out):
+        return write_bundle(out, manifest, contents, replace=replace)
 
 
 def _names(variants: Sequence[str]) -> list[VariantName]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -238,10 +237,6 @@ def inspect_tflite(content: bytes, name: str) -> TfliteInspection:
         arena = _arena(graph, tensors)
     except Exception as error:  # damaged bytes make the flatbuffer's reader raise anything
         raise InputRejected(f"{name}: found a damaged TFLite file ({type(error).__name__})", hint=hint) from None
-    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
-        file.write(content)
-        file.flush()
-        memory = measured_bytes(Path(file.name))
     weights = [tensor for tensor in tensors if tensor.kind == "constant" and tensor.type not in ("INT32", "INT64")]
     return TfliteInspection(
         size=len(content),
@@ -252,7 +247,7 @@ def inspect_tflite(content: bytes, name: str) -> TfliteInspection:
         macs=sum(operator.macs for operator in operators),
         arena=arena,
         variables=sum(tensor.size for tensor in tensors if tensor.kind == "variable"),
-        memory=memory,
+        memory=measured_bytes(content),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from converter.inspection import TfliteInspection, inspect_tflite
+from converter.signals import uninterrupted
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import Parity, Variant
 from gateway.errors import InputRejected
@@ -82,13 +83,14 @@ def check_report(path: Path) -> None:
 def write_report(path: Path, page: str) -> None:
     """The file appears, or is replaced, as a whole or not at all. Raises InputRejected."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputRejected(f"--report {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with uninterrupted(path):
+        try:
+            part.write_text(page, encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise InputRejected(f"--report {path}: {error.strerror}") from None
+        finally:
+            part.unlink(missing_ok=True)
 
 
 _STYLE = """

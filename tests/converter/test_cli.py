@@ -1,7 +1,4 @@
 import json
-import os
-import signal
-import subprocess
 import sys
 
 import pytest
@@ -104,21 +101,3 @@ def test_help_names_every_option(capsys):
     for option in ("--scaler", "--out", "--force", "--variants", "--labels", "--frame", "--wrist", "--json"):
         assert option in text
     assert "300 or more" in text
-
-
-def test_ctrl_c_leaves_nothing(arguments, tmp_path):
-    """In the middle of the work: Keras is being asked."""
-    before = sorted(tmp_path.iterdir())
-    arguments[-1] = "20000"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "converter.cli", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stderr:
-            if "asking the Keras model" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert rest.splitlines()[-1] == "stopped; nothing was written"
-    assert "Traceback" not in rest
-    assert sorted(tmp_path.iterdir()) == before
