@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from converter.cli_checks import INSPECT, PACK, VERIFY, add_inspect, add_pack, add_verify
 from gateway.bundle import Bundle
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 _BAR = 30
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n  See: {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="converter", description="Keras models to checked TFLite bundles.", allow_abbrev=False
-    )
+    parser = _Parser(prog="converter", description="Keras models to checked TFLite bundles.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_convert(
         commands.add_parser(
@@ -48,10 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except GatewayError as error:
-        print(error.in_words(), file=sys.stderr)
+        print(error.in_words() + ("" if error.hint else f"\n  See: converter {args.command} --help"), file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed\n  pip install 'fidget-gateway[converter]'", file=sys.stderr)
+        return 1
+    except MemoryError:
+        hint = "Compare on fewer windows (convert --parity-windows, verify --windows), or on a larger machine."
+        print(f"error: not enough memory\n  {hint}", file=sys.stderr)
         return 1
     except OSError as error:  # of other files: those that were given are refused by name where they are read
         where = error.filename or "standard output"
@@ -203,13 +210,16 @@ class _Steps:
             self._drawn = True
 
 
+_CARD_HINT = "Give a Markdown file, or leave the option out for a general card."
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputRejected(f"{file}: {error.strerror}") from None
+        raise InputRejected(f"--model-card {file}: {error.strerror}", hint=_CARD_HINT) from None
     except UnicodeDecodeError:
-        raise InputRejected(f"{file} is no UTF-8 text") from None
+        raise InputRejected(f"--model-card {file} is no UTF-8 text", hint=_CARD_HINT) from None
 
 
 def _source_date(text: str | None) -> datetime | None:

@@ -128,8 +128,8 @@ def test_what_is_no_model_is_refused_in_a_line(tmp_path, capsys):
     for name, content, words in [
         ("x.tflite", b"", "its identifier TFL3 is missing"),
         ("x.tflite", b"\xff\xff\xff\x7fTFL3" + bytes(40), "a damaged TFLite file"),
-        ("x.keras", b"PK", "Keras cannot load it"),
-        ("x.h5", b"", "Keras cannot load it"),
+        ("x.keras", b"PK", "no intact .keras file"),
+        ("x.h5", b"", "no intact .h5 file"),
         ("x.zip", b"", "no intact zip"),
         ("x", b"text", "its identifier TFL3 is missing"),
     ]:
