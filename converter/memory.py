@@ -23,7 +23,7 @@ def measured_bytes(model: bytes) -> int | None:
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip().isdigit() else None
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Of this process (https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html)."""
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Rss:"):
@@ -37,14 +37,14 @@ def _main(file: str) -> None:
 
     signal.alarm(TIMEOUT_S)  # a graph may hold a loop without end
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    before = _resident_bytes()
+    before = resident_bytes()
     content = Path(file).read_bytes()
     model = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
     model.allocate_tensors()
     for entry in model.get_input_details():
         model.set_tensor(entry["index"], np.zeros(entry["shape"], entry["dtype"]))
     model.invoke()
-    print(max(0, _resident_bytes() - before))
+    print(max(0, resident_bytes() - before))
 
 
 if __name__ == "__main__":
