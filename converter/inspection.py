@@ -111,11 +111,14 @@ class BundleInspection:
 Inspection = KerasInspection | TfliteInspection | BundleInspection
 
 
-def inspect(path: str | Path) -> Inspection:
-    """A .keras or .h5 file, a .tflite file, or a bundle (folder or .zip). Raises InputRejected."""
+def inspect(path: str | Path, *, progress: Callable[[str], None] = lambda _: None) -> Inspection:
+    """A .keras or .h5 file, a .tflite file, or a bundle (folder or .zip). progress: told what takes seconds.
+
+    Raises InputRejected.
+    """
     path = Path(path)
     if path.suffix.lower() in (".keras", ".h5", ".hdf5") and not (path / MANIFEST_FILE).exists():
-        return inspect_keras(path)
+        return inspect_keras(path, progress=progress)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return inspect_bundle(load_bundle(path))
     if path.exists() and not path.is_file():
@@ -139,9 +142,10 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
 # Keras
 
 
-def inspect_keras(path: Path) -> KerasInspection:
+def inspect_keras(path: Path, *, progress: Callable[[str], None] = lambda _: None) -> KerasInspection:
     """Raises ModelRejected."""
     content = checked_content(path)
+    progress(f"loading {path} into Keras")
     model = load_keras(path)
     if not model.built or not model.inputs:
         hint = "Build it, model.build((None, window, channels)), and save it again."

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = REPOSITORY / "models" / "demo"
-STEPS = re.compile(r"\[ *\d+\.\d s\] |reading |checking ")
+STEPS = re.compile(r"\[ *\d+\.\d s\] |reading |checking |loading ")
 
 
 def words_of(stderr: str) -> tuple[str, str]:

@@ -1,9 +1,11 @@
 import json
+import re
+import shlex
 import sys
 
 import pytest
 
-from converter.cli import main
+from converter.cli import command_line, main
 from gateway.bundle import load_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -93,11 +95,37 @@ def test_without_keras_the_way_to_get_it_is_said(arguments, tmp_path, capsys, mo
     assert not (tmp_path / "bundle").exists()
 
 
-def test_help_names_every_option(capsys):
+COMMANDS = {
+    "convert": (
+        "--scaler",
+        "--out",
+        "--force",
+        "--variants",
+        "--labels",
+        "--frame",
+        "--wrist",
+        "--json",
+        "300 or more",
+    ),
+    "inspect": ("--json", ".keras, .h5", ".tflite"),
+    "verify": ("--against", "--scaler", "--windows", "--seed", "--json"),
+    "pack": ("--force", "OUT.zip"),
+}
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_says_what_a_newcomer_needs(command, capsys, monkeypatch):
+    """Every option, what the exit codes mean, and examples that are commands; in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
-        main(["convert", "--help"])
+        main([*command.split(), "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--scaler", "--out", "--force", "--variants", "--labels", "--frame", "--wrist", "--json"):
-        assert option in text
-    assert "300 or more" in text
+    for words in COMMANDS.get(command, COMMANDS):
+        assert words in text
+    assert re.search(r"exit codes:.*\b0\b.*\b2\b.*\b130 +Ctrl-C", text, re.DOTALL)
+    assert max(map(len, text.splitlines())) <= 80
+    examples = re.findall(r"^  converter (.+)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert command_line().parse_args(shlex.split(example)).command == (command or example.split()[0])
