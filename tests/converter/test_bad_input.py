@@ -324,6 +324,20 @@ def test_an_option_that_cannot_be(options, words, convert):
     assert hint
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--windows", "0"], "--windows 0: expected 1 to 100000"),
+        (["--windows", "1000000"], "--windows 1000000: expected 1 to 100000"),
+        (["--seed", "-1"], "--seed -1: expected 0 or more"),
+        (["--scaler", "none.json"], "none.json: No such file or directory"),
+    ],
+)
+def test_an_option_of_verify_that_cannot_be(options, words, refused):
+    error, _ = refused("verify", DEMO, *options)
+    assert words in error
+
+
 def test_a_recording_of_nothing(convert, tmp_path):
     (tmp_path / "empty.csv").write_text("")
     for option in ("--probe", "--reference"):
