@@ -2,7 +2,8 @@
 
 The command's signals are blocked and a thread waits for them, which ends the process at once. No exception travels
 through the work: TensorFlow and the import system turn KeyboardInterrupt into errors of their own, or swallow it. What
-must not be cut through (files that take their place) is a block that the thread waits for.
+must not be cut through (files that take their place) is a block that the thread waits for. So no cleaning up is to be
+relied on outside of such a block: what would need it, a temporary file say, has no place there.
 
 Only light imports: this module is there before the heavy ones, during which Ctrl-C may come too.
 """
