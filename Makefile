@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench demo-model clean brokers
+.PHONY: help setup demo test soak lint bench demo-model clean brokers
 
 PYTHON ?= python3
 ARGS ?=
@@ -40,6 +40,10 @@ demo: $(DEMO)/.installed ## the whole path at work, with faults, and the account
 test: $(DEV_DONE) brokers ## style, types and all tests
 	@start=$$SECONDS; $(MAKE) --no-print-directory lint; echo "style and types: $$((SECONDS - start)) s"
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+soak: $(DEV_DONE) ## the long tests, half an hour and more: many signals, damaged files, whole conversions
+	@FIDGET_SOAK="$${FIDGET_SOAK:-600}" PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" \
+	  $(DEV)/bin/python -m pytest -m soak --verbose $(ARGS)
 
 lint: $(DEV_DONE) ## style and types alone
 	@$(DEV)/bin/ruff check --quiet .

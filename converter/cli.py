@@ -1,16 +1,20 @@
-"""The `converter` command. Exit codes: 0 done, 1 the conversion is not faithful, 2 bad input, 130 Ctrl-C."""
+"""The `converter` command. Exit codes: 0 done, 1 not faithful or not possible here, 2 bad input; see signals.py too."""
 
 import argparse
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from converter.cli_checks import INSPECT, PACK, VERIFY, add_inspect, add_pack, add_verify
+from converter import cli_help
+from converter.cli_checks import add_inspect, add_pack, add_verify
+from converter.tables import show_conversion
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import is_signed_axes
 from gateway.errors import GatewayError, InputRejected
@@ -21,45 +25,49 @@ if TYPE_CHECKING:
 _BAR = 30
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="converter", description="Keras models to checked TFLite bundles.", allow_abbrev=False
-    )
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n  See: {self.prog} --help\n")
+
+
+_PARSER: dict[str, Any] = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = _Parser(prog="converter", description=cli_help.CONVERTER, epilog=cli_help.CONVERTER_END, **_PARSER)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('fidget-gateway')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _add_convert(
-        commands.add_parser(
-            "convert",
-            help="convert a .keras file to a bundle",
-            description=_DESCRIPTION,
-            epilog=_EPILOG,
-            allow_abbrev=False,
-        )
-    )
-    for name, text, description, add_arguments in (
-        ("inspect", "show what is in a model or bundle", INSPECT, add_inspect),
-        ("verify", "check a bundle again, also against the Keras model", VERIFY, add_verify),
-        ("pack", "make one .zip of a bundle", PACK, add_pack),
+    for name, text, description, end, add_arguments in (
+        ("convert", "make a bundle of a .keras file", cli_help.CONVERT, cli_help.CONVERT_END, _add_convert),
+        ("inspect", "show what is in a model or bundle", cli_help.INSPECT, cli_help.INSPECT_END, add_inspect),
+        ("verify", "check a bundle, also against the Keras model", cli_help.VERIFY, cli_help.VERIFY_END, add_verify),
+        ("pack", "make one .zip of a bundle", cli_help.PACK, cli_help.PACK_END, add_pack),
     ):
-        add_arguments(commands.add_parser(name, help=text, description=description, allow_abbrev=False))
-    args = parser.parse_args(argv)
+        add_arguments(commands.add_parser(name, help=text, description=description, epilog=end, **_PARSER))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = command_line().parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except GatewayError as error:
-        print(error.in_words(), file=sys.stderr)
+        print(error.in_words() + ("" if error.hint else f"\n  See: converter {args.command} --help"), file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed\n  pip install 'fidget-gateway[converter]'", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-
-
-_DESCRIPTION = (
-    "Convert a Keras 3 model and its input scaler to a bundle that the gateway runs. Each variant is held against the "
-    "Keras model on random windows; a float32 variant that differs from it is not written."
-)
-_EPILOG = "SOURCE_DATE_EPOCH, where set, becomes the time of creation. The same input makes the same bundle."
+    except MemoryError:
+        hint = "Compare on fewer windows (convert --parity-windows, verify --windows), or on a larger machine."
+        print(f"error: not enough memory\n  {hint}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of other files: those that were given are refused by name where they are read
+        where = error.filename or "standard output"
+        print(f"error: {where}: {error.strerror}\n  Is there room, and the right to write there?", file=sys.stderr)
+        sys.stdout = io.StringIO()  # else the interpreter writes there once more at its end
+        return 1
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +213,7 @@ def _convert(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_summary(bundle, measured.times), indent=1))
     else:
-        _print_table(bundle, measured.times)
+        show_conversion(bundle, measured.times)
     return 0
 
 
@@ -230,13 +238,16 @@ class _Steps:
             self._drawn = True
 
 
+_CARD_HINT = "Give a Markdown file, or leave the option out for a general card."
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputRejected(f"{file}: {error.strerror}") from None
+        raise InputRejected(f"--model-card {file}: {error.strerror}", hint=_CARD_HINT) from None
     except UnicodeDecodeError:
-        raise InputRejected(f"{file} is no UTF-8 text") from None
+        raise InputRejected(f"--model-card {file} is no UTF-8 text", hint=_CARD_HINT) from None
 
 
 def _source_date(text: str | None) -> datetime | None:
@@ -264,40 +275,3 @@ def _summary(bundle: Bundle, times: Mapping[str, "Times"]) -> dict[str, object]:
             for name, variant in manifest.variants.items()
         },
     }
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
-
-
-def _print_table(bundle: Bundle, times: Mapping[str, "Times"]) -> None:
-    """A row for each variant and set of windows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    manifest = bundle.manifest
-    table = Table("variant", "windows", title=f"{manifest.model.name}: {bundle.path}")
-    for column in ("bytes", "same top", "clear", "worst class", "max |dp|", "p99 |dp|", "mean |dp|", "ms", "ms cold"):
-        table.add_column(column, justify="right")
-    for name, variant in manifest.variants.items():
-        first = [f"{variant.size:,}", f"{times[name].warm_ms:.2f}", f"{times[name].cold_ms:.2f}"]
-        mark = " *" if name == manifest.default_variant else ""
-        for where, parity in {"walks": variant.parity, **variant.probes}.items():
-            size, *spent = first
-            table.add_row(
-                name + mark,
-                f"{parity.windows:,} {where}",
-                size,
-                *(_percent(s) for s in (parity.top1_agreement, parity.clear_agreement, parity.worst_class_agreement)),
-                *(f"{value:.1e}" for value in (parity.dp_max, parity.dp_p99, parity.dp_mean)),
-                *spent,
-            )
-            first, name, mark = [""] * 3, "", ""
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    console.print(table)
-    console.print(f"default {manifest.default_variant}: {manifest.default_reason}", highlight=False)
-    console.print(f"digest {bundle.digest}", highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

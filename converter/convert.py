@@ -19,6 +19,7 @@ from converter.keras_file import read_keras_file
 from converter.lowering import WeightFormat, lower
 from converter.model_card import model_card as default_card
 from converter.parity import (
+    PARITY_WINDOWS_MAX,
     Advanced,
     compare,
     keras_probabilities,
@@ -34,10 +35,12 @@ from converter.reference import read_reference, reference_entries, reference_in_
 from converter.rounding import fitted_weights
 from converter.search import SEARCH_WINDOWS, Found, search
 from converter.self_test import make_self_test
+from converter.signals import uninterrupted
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
 from gateway.bundle import Bundle, Manifest, check_target, write_bundle
 from gateway.bundle.manifest import (
+    NAME_LENGTH_MAX,
     Member,
     Model,
     Parity,
@@ -144,8 +147,12 @@ def convert(
     names = _names(variants, calibrate)
     if not 0 < min_agreement <= 1:
         raise InputRejected(f"an agreement of {min_agreement:g} is asked for, expected above 0 and at most 1")
-    if parity_windows < PARITY_WINDOWS_MIN:
-        raise InputRejected(f"parity on {parity_windows} windows, expected {PARITY_WINDOWS_MIN} or more")
+    if not PARITY_WINDOWS_MIN <= parity_windows <= PARITY_WINDOWS_MAX:
+        expected = f"{PARITY_WINDOWS_MIN} to {PARITY_WINDOWS_MAX}"
+        raise InputRejected(f"parity on {parity_windows} windows, expected {expected}")
+    if seed < 0:
+        raise InputRejected(f"a seed of {seed}, expected 0 or more")
+    _check_texts(name or model.stem, labels or (), frame_description)
     check_target(out, replace=replace)
     progress(f"reading {model}")
     source = read_keras_file(model, add_softmax=add_softmax)
@@ -295,7 +302,20 @@ def convert(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputRejected(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return write_bundle(out, manifest, contents, replace=replace)
+    with uninterrupted(out):
+        return write_bundle(out, manifest, contents, replace=replace)
+
+
+def _check_texts(name: str, labels: Sequence[str], frame_description: str) -> None:
+    """What the manifest would refuse after all the work."""
+    for option, texts in {"--name": [name], "--labels": labels, "--frame-description": [frame_description]}.items():
+        hint = f"Give another text with {option}."
+        for text in texts:
+            if any("\ud800" <= letter <= "\udfff" for letter in text):  # what Python makes of bytes that are no UTF-8
+                raise InputRejected(f"{option}: {text!r} is no text", hint=hint)
+            if option != "--frame-description" and not 1 <= len(text) <= NAME_LENGTH_MAX:
+                found = f"{text[:20]!r}... has {len(text)} characters" if text else "an empty text"
+                raise InputRejected(f"{option}: {found}, expected 1 to {NAME_LENGTH_MAX}", hint=hint)
 
 
 def _names(variants: Sequence[str] | None, calibrate: Sequence[str | Path]) -> list[VariantName]:

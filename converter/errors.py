@@ -10,6 +10,8 @@ class ModelRejected(InputRejected):
 class ScalerRejected(InputRejected):
     """The training's JSON (scaler, labels, window) cannot be used with this model."""
 
+    hint = "Give the JSON that the training wrote with this model."
+
 
 class ConversionFailed(GatewayError):
     """What came out is not the model that went in; nothing was written."""

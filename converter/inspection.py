@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +13,19 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from converter.errors import ModelRejected
+from converter.keras_archive import checked_content
 from converter.keras_model import load_keras
 from converter.memory import measured_bytes
 from converter.reference import reference_in_words
 from gateway.bundle import Bundle, load_bundle
+from gateway.bundle.reading import MANIFEST_FILE
 from gateway.errors import InputRejected
 
 _ARENA_ALIGNMENT = 64  # tensorflow/lite/simple_memory_arena.h, kDefaultArenaAlignment
 _IDENTIFIER = b"TFL3"
+_TFLITE_BYTES_MAX = (2 << 30) - 1  # of any flatbuffer
+_HINT = "Give a Keras model (.keras, .h5), a .tflite file, or a bundle."
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +114,25 @@ class BundleInspection:
 Inspection = KerasInspection | TfliteInspection | BundleInspection
 
 
-def inspect(path: str | Path) -> Inspection:
-    """A .keras or .h5 file, a .tflite file, or a bundle (folder or .zip). Raises InputRejected."""
+def inspect(path: str | Path, *, progress: Callable[[str], None] = lambda _: None) -> Inspection:
+    """A .keras or .h5 file, a .tflite file, or a bundle (folder or .zip). progress: told what takes seconds.
+
+    Raises InputRejected.
+    """
     path = Path(path)
+    if path.suffix.lower() in (".keras", ".h5", ".hdf5") and not (path / MANIFEST_FILE).exists():
+        return inspect_keras(path, progress=progress)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return inspect_bundle(load_bundle(path))
-    if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
-        return inspect_keras(path)
+    if path.exists() and not path.is_file():
+        raise InputRejected(f"{path} is no file", hint=_HINT)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_TFLITE_BYTES_MAX + 1)
     except OSError as error:
-        raise InputRejected(f"{path}: {error.strerror}") from None
+        raise InputRejected(f"{path}: {error.strerror}", hint=_HINT) from None
+    if len(content) > _TFLITE_BYTES_MAX:
+        raise InputRejected(f"{path} has more than {_TFLITE_BYTES_MAX} bytes", hint=_HINT)
     return inspect_tflite(content, str(path))
 
 
@@ -134,13 +146,14 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
 # Keras
 
 
-def inspect_keras(path: Path) -> KerasInspection:
+def inspect_keras(path: Path, *, progress: Callable[[str], None] = lambda _: None) -> KerasInspection:
     """Raises ModelRejected."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputRejected(f"{path}: {error.strerror}") from None
+    content = checked_content(path)
+    progress(f"loading {path} into Keras")
     model = load_keras(path)
+    if not model.built or not model.inputs:
+        hint = "Build it, model.build((None, window, channels)), and save it again."
+        raise ModelRejected(f"{path}: the shape of its input is not in the file", hint=hint)
     layers = tuple(
         LayerEntry(layer.name, _kind(layer), _output(layer), int(layer.count_params()), _macs_of(layer))
         for layer in model.layers
@@ -231,9 +244,8 @@ def _stored(path: Path) -> int | None:
 
 def inspect_tflite(content: bytes, name: str) -> TfliteInspection:
     """name: of the file, for its errors. Raises InputRejected for what is no .tflite file."""
-    hint = "Give a Keras model (.keras, .h5), a .tflite file, or a bundle."
     if content[4:8] != _IDENTIFIER:
-        raise InputRejected(f"{name}: found no TFLite file (its identifier TFL3 is missing)", hint=hint)
+        raise InputRejected(f"{name}: found no TFLite file (its identifier TFL3 is missing)", hint=_HINT)
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         graph = model.subgraphs[0]
@@ -241,11 +253,7 @@ def inspect_tflite(content: bytes, name: str) -> TfliteInspection:
         operators = tuple(_operator(model, graph, number) for number in range(len(graph.operators)))
         arena = _arena(graph, tensors)
     except Exception as error:  # damaged bytes make the flatbuffer's reader raise anything
-        raise InputRejected(f"{name}: found a damaged TFLite file ({type(error).__name__})", hint=hint) from None
-    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
-        file.write(content)
-        file.flush()
-        memory = measured_bytes(Path(file.name))
+        raise InputRejected(f"{name}: found a damaged TFLite file ({type(error).__name__})", hint=_HINT) from None
     weights = [tensor for tensor in tensors if tensor.kind == "constant" and tensor.type not in ("INT32", "INT64")]
     return TfliteInspection(
         size=len(content),
@@ -256,7 +264,7 @@ def inspect_tflite(content: bytes, name: str) -> TfliteInspection:
         macs=sum(operator.macs for operator in operators),
         arena=arena,
         variables=sum(tensor.size for tensor in tensors if tensor.kind == "variable"),
-        memory=memory,
+        memory=measured_bytes(content),
     )
 
 

@@ -10,10 +10,8 @@ attribute weight_names (keras/src/legacy/saving/legacy_h5_format.py).
 import hashlib
 import io
 import json
-import lzma
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from converter.errors import ModelRejected
+from converter.keras_archive import CORRUPT_ZIP, HDF5, SAVE_AGAIN, WEIGHTS_FILE, checked_content, no_intact
 from converter.keras_layers import (
     ACTIVATIONS,
     READERS,
@@ -38,20 +37,13 @@ from converter.keras_layers import (
 )
 from converter.layers import Activate, Affine, Dense, Float64, Layer, MergeKind, Network, Shape, unwired
 
-_MEMBER_BYTES_MAX = 512 << 20
-"""A thousand times the reference model's weights; a zip may unpack to far more than it weighs."""
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-_CORRUPT_ZIP = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),  # damaged
-    RuntimeError,  # encrypted, an unknown compression, or JSON nested without end
-    *(KeyError, ValueError),  # a member is missing, or no JSON
-)
 _CORRUPT_CONTENT = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What taking a config or HDF5 file for something else than it is comes to."""
-_SAVE_AGAIN = "Save the model again with Keras 3: model.save('name.keras')."
 _SUPPORTED = (
     "Supported: " + ", ".join(READERS) + "; models of these inside the model; activations " + ", ".join(ACTIVATIONS)
 ) + "; channels last; float32."
+_WINDOW_MAX = 100_000
+"""Of a bundle's manifest."""
 _NESTED = ("Sequential", "Functional", "Model")
 
 
@@ -73,17 +65,14 @@ def read_keras_file(path: str | Path, *, add_softmax: bool = False) -> KerasFile
     import h5py
 
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelRejected(f"{path}: {error.strerror}", hint="Give a model saved as .keras by Keras 3.") from None
-    is_hdf5 = content.startswith(_HDF5)
+    content = checked_content(path)
+    is_hdf5 = content.startswith(HDF5)
     try:
         config, metadata, weights = _hdf5_parts(content) if is_hdf5 else _zip_parts(content)
         if not isinstance(config, dict) or not isinstance(metadata, dict):
             raise ValueError("config.json and metadata.json must hold objects")
-    except _CORRUPT_ZIP as error:
-        raise _no_intact(path, is_hdf5, str(error.args[0]) if error.args else type(error).__name__) from None
+    except CORRUPT_ZIP as error:
+        raise no_intact(path, str(error.args[0]) if error.args else type(error).__name__) from None
     if config.get("class_name") not in _NESTED or config.get("registered_name") not in (None, "Functional"):
         hint = "Only keras.Sequential and functional keras.Model are supported; a class of one's own is not run."
         raise ModelRejected(f"{path}: the model is a {config.get('class_name')}", hint=hint)
@@ -93,17 +82,12 @@ def read_keras_file(path: str | Path, *, add_softmax: bool = False) -> KerasFile
             network = _Model(path, store).read(config, add_softmax=add_softmax)
         foreign = next(_foreign(config["config"]), None)
     except _CORRUPT_CONTENT as error:
-        raise _no_intact(path, is_hdf5, f"{type(error).__name__}: {error}") from None
+        raise no_intact(path, f"{type(error).__name__}: {error}") from None
     if foreign is not None:
         raise ModelRejected(f"{path}: it holds {foreign}, whose code the converter does not run", hint=_SUPPORTED)
     version, saved = metadata.get("keras_version"), metadata.get("date_saved")
     text = [value if isinstance(value, str) else None for value in (version, saved)]
     return KerasFile(network, hashlib.sha256(content).hexdigest(), *text)
-
-
-def _no_intact(path: Path, is_hdf5: bool, reason: str) -> ModelRejected:
-    (line, *_) = reason.splitlines() or [""]
-    return ModelRejected(f"{path} is no intact {'.h5' if is_hdf5 else '.keras'} file: {line}", hint=_SAVE_AGAIN)
 
 
 def _foreign(value: Any) -> Iterator[str]:
@@ -124,9 +108,8 @@ def _foreign(value: Any) -> Iterator[str]:
 def _zip_parts(content: bytes) -> tuple[Any, Any, bytes]:
     """config.json, metadata.json, the weights' HDF5 file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        config = json.loads(_member(archive, "config.json"))
-        metadata = json.loads(_member(archive, "metadata.json"))
-        return config, metadata, _member(archive, "model.weights.h5")
+        config, metadata = (json.loads(archive.read(name)) for name in ("config.json", "metadata.json"))
+        return config, metadata, archive.read(WEIGHTS_FILE)
 
 
 def _hdf5_parts(content: bytes) -> tuple[Any, Any, bytes]:
@@ -137,12 +120,6 @@ def _hdf5_parts(content: bytes) -> tuple[Any, Any, bytes]:
             raise ValueError("it holds weights without the model")
         config = json.loads(file.attrs["model_config"])
         return config, {"keras_version": file.attrs.get("keras_version")}, content
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MEMBER_BYTES_MAX:
-        raise ValueError(f"{name} unpacks to more than {_MEMBER_BYTES_MAX} bytes")
-    return archive.read(name)
 
 
 # Weights
@@ -171,7 +148,7 @@ def _values(file: Any, parent: Any, key: str, name: str, shape: Shape) -> Float6
         raise Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}")
     values = np.asarray(dataset[()], np.float64)
     if not np.isfinite(values).all():
-        raise Unsupported(f"{name} holds NaN or infinity")
+        raise _Misfit(f"{name} holds NaN or infinity", "Its training diverged: train again with smaller steps.")
     return values
 
 
@@ -253,7 +230,10 @@ def _snake_case(name: str) -> str:
 
 def _input_shape(batch_shape: list[int | None]) -> Shape:
     if len(batch_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in batch_shape[1:]):
-        raise Unsupported(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes")
+        hint = "Build the model with an input of fixed size: keras.Input((window, channels))."
+        raise _Misfit(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes", hint)
+    if batch_shape[1] > _WINDOW_MAX:  # type: ignore[operator]
+        raise _Misfit(f"a window of {batch_shape[1]} samples, expected at most {_WINDOW_MAX}", "Use a shorter window.")
     return cast("Shape", tuple(batch_shape[1:]))
 
 
@@ -274,9 +254,9 @@ class _Model:
         try:
             outputs = self._model(config, None, self._store, "")
         except Unsupported as error:
-            raise ModelRejected(f"{self._path}: {error}", hint=_SUPPORTED) from None
+            raise ModelRejected(f"{self._path}: {error}", hint=_hint(error)) from None
         if self._window is None:
-            raise ModelRejected(f"{self._path}: the model has no layers", hint=_SAVE_AGAIN)
+            raise ModelRejected(f"{self._path}: the model has no layers", hint=SAVE_AGAIN)
         window, channels = self._window.shape
         output = outputs[0]
         layers = _reachable(self._building.layers, output.index)
@@ -329,7 +309,8 @@ class _Model:
         own = entry["config"]
         shape = own.get("batch_shape") or own.get("batch_input_shape") or build_shape
         if shape is None:
-            raise Unsupported("the shape of its input is not in the file")
+            hint = "Build the model, model.build((None, window, channels)), and save it again."
+            raise _Misfit("the shape of its input is not in the file", hint)
         self._window = Tensor(-1, _input_shape(shape))
         return self._window
 
@@ -339,7 +320,8 @@ class _Model:
         into, out = _keys(config["input_layers"]), _keys(config["output_layers"])
         for what, keys in (("inputs", into), ("outputs", out)):
             if len(keys) != 1:
-                raise Unsupported(f"{above}the model has {len(keys)} {what}, expected one")
+                hint = "Save a part of the model that has one of each: keras.Model(input, output).save('name.keras')."
+                raise _Misfit(f"{above}the model has {len(keys)} {what}, expected one", hint)
         values: dict[_Key, Tensor] = {}
         waiting = []
         for number, entry in enumerate(config["layers"]):
@@ -408,12 +390,24 @@ class _Model:
         return read.outputs
 
 
-class _Named(Unsupported):
-    """An Unsupported whose message names its layer already."""
+class _Misfit(Unsupported):
+    """An Unsupported that another layer would not mend; hint: what would."""
+
+    def __init__(self, message: str, hint: str = _SUPPORTED) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class _Named(_Misfit):
+    """Its message names its layer already."""
 
 
 def _at(where: str, error: Unsupported) -> Unsupported:
-    return error if isinstance(error, _Named) else _Named(f"{where}: {error}")
+    return error if isinstance(error, _Named) else _Named(f"{where}: {error}", _hint(error))
+
+
+def _hint(error: Unsupported) -> str:
+    return error.hint if isinstance(error, _Misfit) else _SUPPORTED
 
 
 class _Deferred:

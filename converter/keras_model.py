@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ModelRejected
+from converter.keras_archive import checked_content
 
 
 def load_keras(path: Path) -> Any:
     """Not compiled. Raises ModelRejected; ModuleNotFoundError without Keras."""
+    checked_content(path)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_stderr():
         import keras

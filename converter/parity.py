@@ -20,6 +20,8 @@ FLOAT_DP_MAX = 1e-4
 """What rounding may cost the float32 variant, in probability, on any window; the reference model needs 1e-5."""
 CLEAR_MARGIN = 0.05
 """Where Keras's first class leads by more, another top class is no near tie."""
+PARITY_WINDOWS_MAX = 100_000
+"""Half a gigabyte of windows as the reference model takes them; several times that while they are made."""
 CLASS_WINDOWS_MIN = 200
 """Windows that Keras must name a class on before its agreement says something: two that differ are then 1 %."""
 _KERAS_BATCH = 256

@@ -7,6 +7,7 @@ seen as well as the diagonal.
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ import numpy as np
 
 from converter.inspection import TfliteInspection, inspect_tflite
 from converter.reference import reference_in_words
+from converter.signals import uninterrupted
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import Parity, Variant
 from gateway.errors import InputRejected
@@ -75,21 +77,28 @@ def report_html(
 
 def check_report(path: Path) -> None:
     """Raises InputRejected where write_report could not write; to ask before long work."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        hint = "Name a file in a folder that can be written."
-        raise InputRejected(f"--report {path}: cannot be written there", hint=hint)
+    hint = "Name a file in a folder that can be written."
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # a device would be replaced, not written to
+        raise InputRejected(f"--report {path}: exists and is no file", hint=hint)
+    if not path.parent.is_dir():
+        raise InputRejected(f"--report {path}: its folder does not exist", hint=hint)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputRejected(f"--report {path}: no permission to write there", hint=hint)
 
 
 def write_report(path: Path, page: str) -> None:
     """The file appears, or is replaced, as a whole or not at all. Raises InputRejected."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputRejected(f"--report {path}: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with uninterrupted(path):
+        try:
+            part.write_text(page, encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            hint = "The bundle is written; for the report, convert once more with --force."
+            raise InputRejected(f"--report {path}: {error.strerror}", hint=hint) from None
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 _STYLE = """

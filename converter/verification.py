@@ -10,7 +10,8 @@ import numpy as np
 from datasketches import kll_floats_sketch
 
 from converter.errors import ConversionFailed
-from converter.parity import FLOAT_DP_MAX, keras_probabilities, random_windows
+from converter.keras_archive import checked_content
+from converter.parity import FLOAT_DP_MAX, PARITY_WINDOWS_MAX, keras_probabilities, random_windows
 from converter.reference import reference_in_words
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
@@ -65,10 +66,14 @@ def verify(
     `seed`, through the scaler of the manifest. scaler: the training's JSON, which must hold that scaler. Raises
     BundleRejected, ModelRejected, ScalerRejected, InputRejected.
     """
-    if windows < 1:
-        raise InputRejected(f"{windows} windows, expected 1 or more")
+    if not 1 <= windows <= PARITY_WINDOWS_MAX:
+        raise InputRejected(f"--windows {windows}: expected 1 to {PARITY_WINDOWS_MAX}")
+    if seed < 0:
+        raise InputRejected(f"--seed {seed}: expected 0 or more")
     progress(f"reading {path}")
     bundle = load_bundle(path)
+    if against is not None:
+        checked_content(Path(against))  # now, not after the rest of the work
     members = bundle.manifest.members()
     checks = [Check("digests, sizes, schema", True, f"{len(members)} members, digest {bundle.digest}")]
     checks.append(_channels(bundle))
@@ -197,12 +202,7 @@ def _against(
     bundle: Bundle, model: Path, predictors: dict[str, Predictor], count: int, seed: int, progress: Progress
 ) -> Iterator[Check]:
     manifest = bundle.manifest
-    try:
-        sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputRejected(
-            f"{model}: {error.strerror}", hint="Give the model that the bundle was made from."
-        ) from None
+    sha256 = hashlib.sha256(checked_content(model)).hexdigest()
     same = sha256 == manifest.model.keras_sha256
     stated = f"the bundle was made from {manifest.model.keras_sha256[:12]}, this is {sha256[:12]}"
     yield Check("Keras file", same, f"sha256 {sha256[:12]}" if same else stated)

@@ -1,6 +1,8 @@
 """Fixtures of every test: where the real recording and model are."""
 
 import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -18,10 +20,32 @@ def real_data() -> Path:
     return folder
 
 
+TFLITE_RUNTIME = ("tflite-runtime==2.14.0", "numpy<2", "pydantic>=2.9")
+
+
+@pytest.fixture(scope="session")
+def tflite_runtime_python() -> Path:
+    """A Python with the predecessor of the model runtime, made once; skips where that cannot be had."""
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("tflite-runtime 2.14 has wheels for Python 3.11 only")
+    folder = REPOSITORY / "build" / "tflite-runtime"
+    python = folder / "bin" / "python"
+    if not (folder / ".installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *TFLITE_RUNTIME]
+        done = subprocess.run(install, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"pip cannot install {TFLITE_RUNTIME[0]}: {done.stderr.strip().splitlines()[-1]}")
+        (folder / ".installed").touch()
+    return python
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests are spread over processes, those of the whole path stay in one: they wait for real time, and two of
-    them at once would take each other's cores."""
+    them at once would take each other's cores. So do those that would make the same environment."""
     for item in items:
+        if "tflite_runtime_python" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("tflite-runtime"))
         if item.path.is_relative_to(REPOSITORY / "tests" / "e2e"):
             item.add_marker(pytest.mark.xdist_group("e2e"))
 
@@ -38,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in reports:
         area = "/".join(Path(report.nodeid.split("::")[0]).parts[1:-1][:2]) or "layout"
         seconds[area] += report.duration
-        tests[area].add(report.nodeid.removesuffix("@e2e"))
+        tests[area].add(report.nodeid.partition("@")[0])
     terminalreporter.section("time per area")
     for area, spent in seconds.most_common():
         terminalreporter.line(f"{spent:8.1f} s  {len(tests[area]):5d} tests  {area}")
@@ -46,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         outcomes: dict[str, set[str]] = defaultdict(set)
         for report in reports:
             if mark in report.keywords and (report.skipped or report.when == "call"):
-                outcomes["left out" if report.skipped else "ran"].add(report.nodeid.removesuffix("@e2e"))
+                outcomes["left out" if report.skipped else "ran"].add(report.nodeid.partition("@")[0])
         if outcomes:
             terminalreporter.section(f"tests that need {what}")
         for outcome, names in sorted(outcomes.items()):

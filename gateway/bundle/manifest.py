@@ -13,7 +13,8 @@ SCHEMA_VERSION: Literal[1] = 1
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A plain name beside the manifest: no folder, so nothing outside of the bundle can be named."""
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+NAME_LENGTH_MAX = 100
+Name = Annotated[str, StringConstraints(min_length=1, max_length=NAME_LENGTH_MAX)]
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 

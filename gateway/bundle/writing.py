@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.bundle.archive import write_archive
@@ -54,6 +55,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     check_target(path, replace=replace)
     content = manifest.model_dump(mode="json")
     text = json.dumps({"digest": bundle_digest(content), **content}, indent=1, ensure_ascii=False) + "\n"
+    missing = [parent for parent in path.parents if not parent.exists()]
     token = secrets.token_hex(4)
     new, old = path.with_name(f".{path.name}.new-{token}"), path.with_name(f".{path.name}.old-{token}")
     try:
@@ -73,6 +75,9 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            for parent in missing if not path.exists() else ():
+                parent.rmdir()
     return load_bundle(path)
 
 
@@ -85,7 +90,7 @@ def pack_bundle(bundle: Bundle, out: str | Path, *, replace: bool = False) -> Bu
     out = Path(out).absolute()
     if out.suffix.lower() != ".zip":
         raise TargetRejected(f"{out}: expected a name that ends in .zip", hint="Choose another name.")
-    if out.is_dir() or out.is_symlink():
+    if out.is_symlink() or (out.exists() and not out.is_file()):
         raise TargetRejected(f"{out} exists and is no file", hint="Choose another path.")
     if out.exists() and not replace:
         raise TargetRejected(f"{out} exists", hint="Choose another path, or replace it with --force.")
@@ -103,7 +108,8 @@ def pack_bundle(bundle: Bundle, out: str | Path, *, replace: bool = False) -> Bu
     except OSError as error:
         raise TargetRejected(f"{out} cannot be written: {error.strerror}", hint="Choose another path.") from error
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
     return load_bundle(out)
 
 

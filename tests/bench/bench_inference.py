@@ -2,13 +2,19 @@
 
 The same network in all of them, one thread each, batch 1, in interleaved rounds of one run: only the ratios travel to
 other machines. Hot: the same call again at once. Cold: 64 MB are touched before each call, as in a daemon that infers
-a few windows a second and meets caches that others have filled. The network is the real model where
-FIDGET_REAL_DATA has it, else the reference architecture with random weights.
+a few windows a second and meets caches that others have filled. Memory: what the resident set of a fresh process, which
+has imported numpy, grows by for importing the runtime, loading the model and running a window.
+
+The network is the real model where FIDGET_REAL_DATA has it, else the reference architecture with random weights. Its
+conversion takes minutes: the default variant is searched for.
+
+Exit code 1 where the default variant's cold median is more than twice onnxruntime's, or its memory more than half.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,10 +40,44 @@ from converter.keras_file import read_keras_file  # noqa: E402
 from converter.layers import Conv1d, Dense, Flatten, Layer, LstmCell, Recurrent, wired  # noqa: E402
 from converter.parity import random_windows  # noqa: E402
 from converter.training_config import TrainingConfig, read_training_config  # noqa: E402
+from gateway.bundle import load_bundle  # noqa: E402
 from gateway.inference import load_predictor  # noqa: E402
 
 COLD_BYTES = 64 << 20
 PARITY_MAX = 1e-4
+COLD_RATIO_MAX, MEMORY_RATIO_MAX = 2.0, 0.5
+"""Of the default variant to onnxruntime."""
+PARITY_WINDOWS = 1000
+"""The fewest on which the gate chooses another default than float32."""
+MEMORY_ROUNDS = 3
+MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np
+from converter.memory import resident_bytes
+runtime, file, window, channels = sys.argv[1:]
+zeros = np.zeros((1, int(window), int(channels)), np.float32)
+before = resident_bytes()
+if runtime == "onnxruntime":
+    import onnxruntime
+    imported = resident_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = onnxruntime.InferenceSession(Path(file).read_bytes(), options, providers=["CPUExecutionProvider"])
+    model.run(None, {"window": zeros})
+else:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    imported = resident_bytes()
+    model = Interpreter(
+        model_content=Path(file).read_bytes(),
+        num_threads=1,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    model.allocate_tensors()
+    model.set_tensor(model.get_input_details()[0]["index"], zeros)
+    model.invoke()
+print(imported - before, resident_bytes() - imported)
+"""
 
 Call = Callable[[np.ndarray], np.ndarray]
 
@@ -169,32 +209,53 @@ def measure(calls: dict[str, Call], windows: np.ndarray, *, rounds: int, cold: b
     return {name: np.array(values) for name, values in times.items()}
 
 
+def memory(runtime: str, file: Path, window: int, channels: int) -> tuple[float, float]:
+    """Megabytes of the runtime and of the model in it: the medians of some fresh processes."""
+    command = [sys.executable, "-c", MEMORY, runtime, str(file), str(window), str(channels)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    rounds = [
+        [int(text) for text in subprocess.run(command, capture_output=True, check=True, env=environment).stdout.split()]
+        for _ in range(MEMORY_ROUNDS)
+    ]
+    of_runtime, of_model = np.median(rounds, axis=0) / 1e6
+    return float(of_runtime), float(of_model)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=150, help="calls of each in each temperature (default: 150)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--bundle", type=Path, help="of the same network, instead of converting it")
+    args = parser.parse_args()
+    rounds = args.rounds
     with tempfile.TemporaryDirectory() as folder:
         keras_path, config_path = sources(Path(folder))
         network = read_keras_file(keras_path).network
         shape = {"window": network.window, "channels": network.channels}
         config = read_training_config(config_path, **shape, classes=network.classes)
-        calibration = Path(folder) / "calibration.npy"
-        np.save(calibration, random_windows(100, window=network.window, config=config, seed=4))
-        bundle = convert(keras_path, config_path, Path(folder) / "bundle", parity_windows=300, calibrate=[calibration])
+        if args.bundle is not None:
+            bundle = load_bundle(args.bundle)
+        else:
+            calibration, out = Path(folder) / "calibration.npy", Path(folder) / "bundle"
+            np.save(calibration, random_windows(100, window=network.window, config=config, seed=4))
+            arguments = {"parity_windows": PARITY_WINDOWS, "calibrate": [calibration], "progress": print}
+            bundle = convert(keras_path, config_path, out, **arguments)
+        default = bundle.manifest.default_variant
         folded = [layer for layer, _ in wired(fold_affines([config.scaler(), *network.layers]))]
+        onnx = onnx_model(folded, **shape)
         calls: dict[str, Call] = {
-            "onnxruntime": onnxruntime_call(onnx_model(folded, **shape)),
+            "onnxruntime": onnxruntime_call(onnx),
             **{name: load_predictor(bundle, name).predict for name in bundle.manifest.variants},
             "keras": keras_call(keras_path, config),
         }
         windows = random_windows(100, window=network.window, config=config, seed=3)
         answers = {name: np.concatenate([call(window[None]) for window in windows]) for name, call in calls.items()}
         print(f"{keras_path.name}, batch 1, one thread each, {rounds} interleaved calls, ms; x: ratio to onnxruntime")
+        print("*: the bundle's default; dynamic: TFLite's plain dynamic range quantization")
         columns = f"{'min':>10}{'x':>6}{'median':>9}{'x':>6}"
         print(f"{'':14}{'':10}{'hot':>10}{'':21}{'cold':>10}\n{'':14}{'max |dp|':>10}{columns}{columns}")
         hot, cold = (measure(calls, windows, rounds=rounds, cold=temperature) for temperature in (False, True))
         for name in calls:
-            row = f"{name:14}{np.abs(answers[name] - answers['keras']).max():10.1e}"
+            row = f"{name + ' *' * (name == default):14}{np.abs(answers[name] - answers['keras']).max():10.1e}"
             for times in (hot, cold):
                 for figure, width in ((np.min, 10), (np.median, 9)):
                     ours, theirs = figure(times[name]), figure(times["onnxruntime"])
@@ -204,7 +265,27 @@ def main() -> int:
         if worst > PARITY_MAX:
             print(f"these are not the same network: max |dp| {worst:.1e}", file=sys.stderr)
             return 1
-    return 0
+        print(f"\nmemory of a fresh process, MB\n{'':14}{'runtime':>10}{'model':>9}{'both':>9}{'x':>6}")
+        files = {"onnxruntime": Path(folder) / "model.onnx"}
+        files["onnxruntime"].write_bytes(onnx)
+        for name in bundle.manifest.variants:
+            files[name] = Path(folder) / f"{name}.tflite"
+            files[name].write_bytes(bundle.model_file(name))
+        taken = {name: memory(name, file, **shape) for name, file in files.items()}
+        ratios = {name: sum(parts) / sum(taken["onnxruntime"]) for name, parts in taken.items()}
+        for name, (runtime, model) in taken.items():
+            mark = " *" * (name == default)
+            print(f"{name + mark:14}{runtime:10.1f}{model:9.1f}{runtime + model:9.1f}{ratios[name]:6.2f}")
+        cold_ratio = float(np.median(cold[default]) / np.median(cold["onnxruntime"]))
+        fails = 0
+        for what, ratio, most in (
+            ("cold median", cold_ratio, COLD_RATIO_MAX),
+            ("memory", ratios[default], MEMORY_RATIO_MAX),
+        ):
+            fails += ratio > most
+            word = "holds" if ratio <= most else "FAILS"
+            print(f"{word}: {what} of {default} at most {most:g} x onnxruntime's, found {ratio:.2f}")
+    return 1 if fails else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 import json
-import os
-import signal
-import subprocess
+import re
+import shlex
 import sys
 
 import pytest
 
-from converter.cli import main
+from converter.cli import command_line, main
 from gateway.bundle import load_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -96,39 +95,37 @@ def test_without_keras_the_way_to_get_it_is_said(arguments, tmp_path, capsys, mo
     assert not (tmp_path / "bundle").exists()
 
 
-def test_help_names_every_option(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["convert", "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for option in (
+COMMANDS = {
+    "convert": (
         "--scaler",
         "--out",
         "--force",
         "--variants",
-        "--calibrate",
         "--labels",
         "--frame",
         "--wrist",
         "--json",
-    ):
-        assert option in text
-    assert "300 or more" in text
+        "300 or more",
+    ),
+    "inspect": ("--json", ".keras, .h5", ".tflite"),
+    "verify": ("--against", "--scaler", "--windows", "--seed", "--json"),
+    "pack": ("--force", "OUT.zip"),
+}
 
 
-def test_ctrl_c_leaves_nothing(arguments, tmp_path):
-    """In the middle of the work: Keras is being asked."""
-    before = sorted(tmp_path.iterdir())
-    arguments[-1] = "20000"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "converter.cli", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stderr:
-            if "asking the Keras model" in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert rest.splitlines()[-1] == "stopped; nothing was written"
-    assert "Traceback" not in rest
-    assert sorted(tmp_path.iterdir()) == before
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_says_what_a_newcomer_needs(command, capsys, monkeypatch):
+    """Every option, what the exit codes mean, and examples that are commands; in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for words in COMMANDS.get(command, COMMANDS):
+        assert words in text
+    assert re.search(r"exit codes:.*\b0\b.*\b2\b.*\b130 +Ctrl-C", text, re.DOTALL)
+    assert max(map(len, text.splitlines())) <= 80
+    examples = re.findall(r"^  converter (.+)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert command_line().parse_args(shlex.split(example)).command == (command or example.split()[0])

@@ -195,8 +195,8 @@ ARGUMENTS = [  # what it shows, arguments, the message
     ("an unknown variant", {"variants": ["int4"]}, "variant 'int4': expected one of float32, float16, mixed, dynamic"),
     ("no variant", {"variants": []}, "no variant: expected some of float32, float16, mixed"),
     ("more than all agreement", {"min_agreement": 1.1}, r"an agreement of 1\.1 is asked for, expected above 0"),
-    ("too few windows", {"parity_windows": 299}, "parity on 299 windows, expected 300 or more"),
-    ("a name too long", {"name": "n" * 101, "parity_windows": 300}, "name: String should have at most 100 characters"),
+    ("too few windows", {"parity_windows": 299}, "parity on 299 windows, expected 300 to 100000"),
+    ("a name too long", {"name": "n" * 101}, "'nnnnnnnnnnnnnnnnnnnn'... has 101 characters, expected 1 to 100"),
     ("axes that are none", {"frame": "x,y", "parity_windows": 300}, "frame must name each of x, y and z once"),
 ]
 

@@ -113,7 +113,6 @@ SETTINGS = [  # what it shows, layer, change of its entry, settings, the message
     ("half precision", 7, {}, {"dtype": "mixed_float16"}, "(Dense): computes in mixed_float16"),
     ("another merge", 4, {}, {"merge_mode": "max"}, "(Bidirectional): merge_mode='max'"),
     ("another axis", 2, {}, {"axis": 1}, "(BatchNormalization): axis=1, expected the last one"),
-    ("no fixed window", 0, {}, {"batch_shape": [None, None, 6]}, "input shape [None, None, 6], expected [null, window"),
     ("another size", 7, {}, {"units": 6}, "(Dense): kernel is float32 (276, 5), expected float (276, 6)"),
     ("a bias too few", 7, {}, {"use_bias": False}, "(Dense): 2 weights in the file, expected kernel"),
     ("a window too short", 0, {}, {"batch_shape": [None, 1, 6]}, "its input of 1 steps is shorter than its kernel"),
@@ -127,6 +126,20 @@ def test_a_layer_that_cannot_be_converted_is_named(shows, number, entry, changes
     assert before in str(error)
     assert after in str(error)
     assert error.hint.startswith("Supported: InputLayer, Conv1D, SeparableConv1D, ")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words", "hint"),
+    [
+        ([None, None, 6], "input shape [None, None, 6], expected [null, window", "keras.Input((window, channels))"),
+        ([None, 24], "input shape [None, 24], expected [null, window", "keras.Input((window, channels))"),
+        ([None, 100_001, 6], "a window of 100001 samples, expected at most 100000", "Use a shorter window."),
+    ],
+)
+def test_an_input_that_is_no_window_is_refused_with_what_would_be_one(shape, words, hint, with_layer):
+    error = refusal(with_layer(0, batch_shape=shape))
+    assert words in str(error)
+    assert hint in error.hint
 
 
 @pytest.mark.parametrize(
@@ -195,7 +208,7 @@ def test_a_variance_below_zero_is_refused(with_weight):
 
 def test_a_missing_file_or_member_is_refused(tmp_path, small_keras):
     assert "No such file or directory" in str(refusal(tmp_path / "none.keras"))
-    assert "Is a directory" in str(refusal(tmp_path))
+    assert f"{tmp_path} is a folder" in str(refusal(tmp_path))
     for member in ("config", "metadata", "weights"):
         path = rewritten(small_keras, tmp_path / "changed.keras", **{member: None})
         assert "no intact .keras file: There is no item named" in str(refusal(path))
@@ -220,7 +233,7 @@ def test_a_corrupt_member_is_refused(shows, changed, small_keras, tmp_path):
 
 
 def test_a_zip_that_would_fill_the_memory_is_refused(small_keras, monkeypatch):
-    monkeypatch.setattr("converter.keras_file._MEMBER_BYTES_MAX", 20_000)
+    monkeypatch.setattr("converter.keras_archive._WEIGHTS_BYTES_MAX", 20_000)
     assert "model.weights.h5 unpacks to more than 20000 bytes" in str(refusal(small_keras))
 
 

@@ -1,6 +1,7 @@
 """The report: one page that needs nothing beside it, says what the manifest says, and shows every point."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -146,9 +147,16 @@ def test_the_command_writes_it_beside_the_bundle(small_keras, config, tmp_path, 
     assert load_bundle(tmp_path / "b").digest in out.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "report.html"]
     capsys.readouterr()
-    for nowhere in (tmp_path, tmp_path / "none" / "r.html"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(out)
+    for nowhere, words in {
+        tmp_path: "exists and is no file",
+        tmp_path / "pipe": "exists and is no file",
+        tmp_path / "link": "exists and is no file",
+        tmp_path / "none" / "r.html": "its folder does not exist",
+    }.items():
         assert main([*arguments, "--out", str(tmp_path / "c"), "--report", str(nowhere)]) == 2
         error = capsys.readouterr().err
-        assert "cannot be written there" in error
+        assert words in error
         assert "asking" not in error
     assert not (tmp_path / "c").exists()

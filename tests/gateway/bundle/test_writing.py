@@ -72,6 +72,17 @@ def test_a_place_that_cannot_be_written_is_refused(manifest, files, tmp_path):
         write_bundle("/proc/bundle", manifest, files)
 
 
+def test_parents_that_were_made_go_again_where_the_bundle_cannot_be_written(manifest, files, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "stands").mkdir()
+    with pytest.raises(TargetRejected, match="No space left on device"):
+        write_bundle(tmp_path / "stands" / "x" / "y" / "bundle", manifest, files)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "stands"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o555)

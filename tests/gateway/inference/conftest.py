@@ -7,6 +7,7 @@ import pytest
 
 from converter.layers import Conv1d, Dense, Flatten, LstmCell, Recurrent
 from converter.lowering import WeightFormat, lower
+from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from gateway.bundle import Bundle, Manifest, write_bundle
 from gateway.bundle.writing import member
 
@@ -15,18 +16,18 @@ WINDOW = 40
 PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p99": 0.0, "dp_mean": 0.0}
 
 
-def small_network() -> list[Conv1d | Recurrent | Flatten | Dense]:
+def small_network(units: int = 6) -> list[Conv1d | Recurrent | Flatten | Dense]:
     rng = np.random.default_rng(7)
 
     def weights(*shape: int) -> np.ndarray:
         return rng.normal(0, 1 / np.sqrt(shape[-2] if len(shape) > 1 else 1), shape)
 
-    cells = [LstmCell(weights(8, 24), weights(6, 24), weights(24)) for _ in range(2)]
+    cells = [LstmCell(weights(8, 4 * units), weights(units, 4 * units), weights(4 * units)) for _ in range(2)]
     return [
         Conv1d(weights(2, 6, 8), weights(8), "relu"),
         Recurrent(*cells, sequences=True),
         Flatten(WINDOW - 1),
-        Dense(weights(12 * (WINDOW - 1), 3), weights(3), "softmax"),
+        Dense(weights(2 * units * (WINDOW - 1), 3), weights(3), "softmax"),
     ]
 
 
@@ -34,6 +35,27 @@ def small_network() -> list[Conv1d | Recurrent | Flatten | Dense]:
 def models() -> dict[str, bytes]:
     """.tflite files by the name of their variant."""
     return {kind.value: lower(small_network(), window=WINDOW, channels=6, weights=kind) for kind in WeightFormat}
+
+
+@pytest.fixture(scope="session")
+def every_variant() -> dict[str, bytes]:
+    """Likewise, of weights that are large enough to be stored otherwise.
+
+    mixed: in every storage that there is; mixed_expanded: in those that the runtime expands as it loads them.
+    """
+    exact = lower(small_network(units=16), window=WINDOW, channels=6, weights=WeightFormat.FLOAT32)
+    weights = weights_of(exact)
+    halves = {weight.name: Storage.FLOAT16 for weight in weights}
+    mixed = {weight.name: weight.choices[-1] for weight in weights}
+    mixed |= {weight.name: Storage.FLOAT16 for weight in weights[::2] if Storage.HYBRID not in weight.choices}
+    assert set(mixed.values()) == {Storage.FLOAT16, Storage.INT8, Storage.HYBRID}
+    expanded = {name: Storage.INT8 if storage is Storage.HYBRID else storage for name, storage in mixed.items()}
+    stored = {
+        "float16": with_storage(exact, halves),
+        "mixed": with_storage(exact, mixed),
+        "mixed_expanded": with_storage(exact, expanded),
+    }
+    return {"float32": exact, **stored, "dynamic": dynamic_range(exact)}
 
 
 def write(path: Path, models: dict[str, bytes], **changes: object) -> Bundle:
