@@ -21,7 +21,8 @@ _SCHEMA_VERSION = 3
 _BUFFER_ALIGNMENT = 16  # kernels load weights by SIMD words straight out of the file
 _INT8_MAX = 127
 
-_TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.int8): "INT8", np.dtype(np.int32): "INT32"}
+_FLOAT32, _INT32 = np.dtype(np.float32), np.dtype(np.int32)
+_TYPES = {_FLOAT32: "FLOAT32", np.dtype(np.int8): "INT8", _INT32: "INT32", np.dtype(bool): "BOOL"}
 ABSENT = -1
 """Stands for an optional input that an operator does without."""
 
@@ -84,12 +85,12 @@ class Graph:
         self._buffers.append(buffer)
         return self._tensor(name, values.shape, values.dtype, len(self._buffers) - 1, quantization)
 
-    def computed(self, name: str, shape: Sequence[int]) -> int:
-        return self._tensor(name, shape, np.dtype(np.float32), 0, None)
+    def computed(self, name: str, shape: Sequence[int], dtype: np.dtype[Any] = _FLOAT32) -> int:
+        return self._tensor(name, shape, dtype, 0, None)
 
     def variable(self, name: str, shape: Sequence[int]) -> int:
         """Keeps its value from one invoke to the next, until the interpreter resets it to zero."""
-        index = self._tensor(name, shape, np.dtype(np.float32), 0, None)
+        index = self._tensor(name, shape, _FLOAT32, 0, None)
         self._tensors[index].isVariable = True
         return index
 
@@ -117,10 +118,13 @@ class Graph:
         version: int = 1,
         options: str = "",
         name: str = "",
+        dtype: np.dtype[Any] = _FLOAT32,
         **values: object,
     ) -> int:
         """Adds a builtin operator with one output of this shape, which it returns. values: fields of its options."""
-        (output,) = self.operate_many(operator, inputs, [shape], version=version, options=options, name=name, **values)
+        (output,) = self.operate_many(
+            operator, inputs, [shape], version=version, options=options, name=name, dtypes=[dtype], **values
+        )
         return output
 
     def operate_many(
@@ -132,9 +136,10 @@ class Graph:
         version: int = 1,
         options: str = "",
         name: str = "",
+        dtypes: Sequence[np.dtype[Any]] = (),
         **values: object,
     ) -> list[int]:
-        """Like operate, with an output for each shape."""
+        """Like operate, with an output for each shape; dtypes: one each where not all are float32."""
         code = (getattr(schema.BuiltinOperator, operator), version)
         if code not in self._codes:
             self._codes.append(code)
@@ -146,7 +151,8 @@ class Graph:
         self._steps += 1
         prefix = name or f"{self._steps}_{operator.lower()}"
         names = [prefix] if len(shapes) == 1 else [f"{prefix}_{number}" for number in range(len(shapes))]
-        made.outputs = [self.computed(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        types = dtypes or [_FLOAT32] * len(shapes)
+        made.outputs = [self.computed(*each) for each in zip(names, shapes, types, strict=True)]
         self._operators.append(made)
         return list(made.outputs)
 
