@@ -75,8 +75,6 @@ def activate(graph: Graph, at: int, layer: Activate) -> int:
         case "sparse_plus":  # a parabola between -1 and 1, then a line
             curve = _one(graph, "SQUARE", shifted(graph, limited(graph, at, below=-1.0, above=1.0), 1.0))
             return binary(graph, "ADD", scaled(graph, curve, 0.25), _one(graph, "RELU", shifted(graph, at, -1.0)))
-        case "sparsemax":
-            return _sparsemax(graph, at)
     raise ValueError(f"no operators for {layer.activation}")
 
 
@@ -139,26 +137,6 @@ def _relu(graph: Graph, at: int, threshold: float, ceiling: float | None) -> int
     """x where it is above the threshold, else 0; with a ceiling cut off there, and at zero."""
     at = binary(graph, "MUL", at, _above(graph, at, threshold)) if threshold else _one(graph, "RELU", at)
     return at if ceiling is None else limited(graph, at, below=0.0 if threshold < 0 else None, above=ceiling)
-
-
-def _sparsemax(graph: Graph, at: int) -> int:
-    """max(x - t, 0) with t so that they add up to one (Martins and Astudillo, 2016, algorithm 1).
-
-    Of the sorted z, t = max over k of (z1 + ... + zk - 1) / k: that rises until the support ends, and then falls.
-    """
-    *outer, width = shape = graph.shape(at)
-    counts = graph.constant(f"counts{at}", np.array(width, np.int32))
-    types = [np.dtype(np.float32), np.dtype(np.int32)]
-    highest_first, _ = graph.operate_many(
-        "TOPK_V2", [at, counts], [shape, shape], options="TopKV2Options", dtypes=types
-    )
-    last = graph.constant(f"last{at}", np.array(len(outer), np.int32))
-    sums = graph.operate("CUMSUM", [highest_first, last], shape, options="CumsumOptions")
-    over = graph.constant(f"over{at}", 1 / np.arange(1.0, width + 1))
-    thresholds = binary(graph, "MUL", shifted(graph, sums, -1.0), over)
-    axes = graph.constant(f"axes{at}", np.array([len(outer)], np.int32))
-    highest = graph.operate("REDUCE_MAX", [thresholds, axes], (*outer, 1), options="ReducerOptions", keepDims=True)
-    return _one(graph, "RELU", binary(graph, "SUB", at, highest))
 
 
 def _elu(graph: Graph, at: int, alpha: float) -> int:

@@ -13,6 +13,10 @@ from converter.layers import Activate, Activation, Affine, Float64, Kernel, Laye
 
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 _ALIASES = {"swish": "silu", "hard_swish": "hard_silu", "exp": "exponential"}
+_REFUSED_ACTIVATIONS = {
+    "sparsemax": ", which Keras does not compute as it is published",
+    "glu": ", which halves its input",
+}
 _ELEMENTS_MAX = 1 << 24
 """Of one layer's output; a corrupt size must not fill the memory."""
 AXES_MAX = 4
@@ -180,7 +184,8 @@ def activation_name(config: Config, key: str = "activation", default: Activation
     found = "linear" if found is None else found
     name = _ALIASES.get(found, found) if isinstance(found, str) else found
     if name not in ACTIVATIONS:
-        raise Unsupported(f"{key}={found!r}")
+        reason = _REFUSED_ACTIVATIONS.get(name, "") if isinstance(name, str) else ""
+        raise Unsupported(f"{key}={found!r}{reason}")
     return cast("Activation", name)
 
 

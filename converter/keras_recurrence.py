@@ -37,7 +37,7 @@ _UNROLLED_STEPS_MAX = 2048
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 _MERGE_MODES: dict[str, MergeKind] = {"sum": "add", "mul": "multiply", "ave": "average"}
 _CELLS = {"LSTMCell": "LSTM", "GRUCell": "GRU", "SimpleRNNCell": "SimpleRNN"}
-_OVER_AN_AXIS = ("softmax", "log_softmax", "sparsemax")
+_OVER_AN_AXIS = ("softmax", "log_softmax")
 
 
 def _cell(kind: str, config: Config, shape: tuple[int, int], weights: Weights, below: str) -> tuple[Cell, int]:

@@ -40,7 +40,6 @@ Activation = Literal[
     "tanh_shrink",
     "sparse_plus",
     "sparse_sigmoid",
-    "sparsemax",
     "log_softmax",
 ]
 """Keras 3's names and definitions (keras/src/activations/activations.py); over the last axis where over one."""
