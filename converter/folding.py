@@ -116,13 +116,15 @@ class _Graph:
     def _past(self, number: int, affine: Affine, source: int, taker: int) -> bool:
         layer = self._nodes[taker][0]
         if isinstance(layer, Flatten):
-            affine = replace(affine, scale=np.tile(affine.scale, layer.steps), shift=np.tile(affine.shift, layer.steps))
+            affine = _repeated(affine, layer.steps)
         elif isinstance(layer, Pool | Pool2d | GlobalPool):
             if layer.kind == "max" and not (affine.scale > 0).all():
                 return False
         elif isinstance(layer, Reshape):
-            if layer.shape[-1] != len(affine.scale):
+            times, left = divmod(layer.shape[-1], len(affine.scale))
+            if left:
                 return False
+            affine = _repeated(affine, times)
         elif isinstance(layer, Permute):
             if layer.axes[-1] != len(layer.axes) - 1:
                 return False
@@ -136,6 +138,10 @@ class _Graph:
         del self._nodes[number]
         for other, (layer, inputs) in self._nodes.items():
             self._nodes[other] = (layer, tuple(source if index == number else index for index in inputs))
+
+
+def _repeated(affine: Affine, times: int) -> Affine:
+    return replace(affine, scale=np.tile(affine.scale, times), shift=np.tile(affine.shift, times))
 
 
 def _absorb(affine: Affine, layer: Layer) -> Layer | None:

@@ -426,6 +426,8 @@ class _Model:
         kind, config = entry["class_name"], entry["config"]
         try:
             inputs = list(_tensors(call.arguments))
+            if not isinstance(self._store, _Tree):
+                _check_older(config)
             if is_operation(entry):
                 at = Reading(
                     str(config.get("name")), config, inputs, _NONE, self._building, call.arguments, call.keywords
@@ -459,6 +461,12 @@ class _Model:
         outputs = inner._model(model, [Tensor(-1, one_step(inputs[0]))], store, f"{where}: ")
         self._lines += [f"TimeDistributed({line})" for line in inner._lines]
         return for_each_step(self._building, inputs[0], inner._building, outputs)
+
+
+def _check_older(config: Mapping[str, Any]) -> None:
+    axis = config.get("axis")
+    if isinstance(axis, list) and len(axis) > 1:  # keras/src/legacy/saving/saving_utils.py
+        raise Unsupported(f"axis={axis!r}, which Keras forgets when it loads an .h5 file; save it as .keras")
 
 
 def _check_model(entry: Mapping[str, Any]) -> None:

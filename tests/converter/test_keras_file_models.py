@@ -74,22 +74,51 @@ def layer(kind: str, **settings: Any) -> Callable[[], Any]:
     return of(body)
 
 
-def attention(x: Any) -> Any:
+def attention(**called: Any) -> Callable[[Any], Any]:
+    def body(x: Any) -> Any:
+        from keras import layers
+
+        made = layers.MultiHeadAttention(2, 3, name="it")(x, x, **called)
+        return head(made[0] if isinstance(made, tuple) else made)
+
+    return body
+
+
+def masked_attention(x: Any) -> Any:
+    from keras import layers, ops
+
+    return head(layers.MultiHeadAttention(2, 3, name="it")(x, x, attention_mask=ops.ones((1, 12, 12))))
+
+
+def of_one_s_own(x: Any) -> Any:
+    """A recurrence over a cell that Keras does not have."""
+    import keras
+
+    class Cell(keras.layers.GRUCell):
+        pass
+
+    return head(keras.layers.RNN(Cell(3), name="it")(x))
+
+
+def each_step(x: Any) -> Any:
     from keras import layers
 
-    return head(layers.MultiHeadAttention(2, 3, name="it")(x, x))
+    return head(layers.TimeDistributed(layers.LSTM(2), name="it")(layers.Reshape((3, 4, 3))(x)))
+
+
+def with_ops(make: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    def body(x: Any) -> Any:
+        from keras import ops
+
+        return head(make(ops, x))
+
+    return of(body)
 
 
 def with_state(x: Any) -> Any:
     from keras import layers
 
     return head(layers.GRU(3, name="it")(x, initial_state=layers.GlobalMaxPooling1D()(x)))
-
-
-def operation(x: Any) -> Any:
-    import keras
-
-    return head(keras.ops.sin(x))
 
 
 def image() -> Any:
@@ -117,11 +146,25 @@ REFUSED = {  # what it shows: model, words of the message after the path
     "two inputs": (two_inputs, "the model has 2 inputs, expected one"),
     "two outputs": (two_outputs, "the model has 2 outputs, expected one"),
     "an image": (image, "'window' (InputLayer): input shape [None, 12, 3, 1], expected [null, window, channels]"),
-    "attention": (of(attention), "layer 1 'it' (MultiHeadAttention): not supported"),
+    "an attention's scores": (
+        of(attention(return_attention_scores=True)),
+        "layer 1 'it' (MultiHeadAttention): it is called with return_attention_scores, expected",
+    ),
+    "an attention's mask": (of(masked_attention), "'it' (MultiHeadAttention): it is called with attention_mask"),
+    "attention in training": (of(attention(training=True)), "it is called with training, expected its input alone"),
+    "a cell of one's own": (of(of_one_s_own), "'it' (RNN): a custom class of "),
+    "a recurrence for each part": (of(each_step), "'it' (TimeDistributed): it wraps a recurrence, which takes one"),
     "an initial state": (of(with_state), "'it' (GRU): it is called with initial_state, expected its input alone"),
-    "an operation": (of(operation), "(Sin): an operation between tensors that is not supported"),
-    "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported"),
-    "a normalization over time": (layer("BatchNormalization", axis=1), "'it' (BatchNormalization): axis=1, expected"),
+    "an operation": (with_ops(lambda ops, x: ops.sin(x)), "(Sin): an operation between tensors that is not supported"),
+    "every other step": (with_ops(lambda ops, x: x[:, ::2]), "(GetItem): an operation between tensors that is not"),
+    "the mean of all": (with_ops(lambda ops, x: x - ops.mean(x)), "(Mean): axis=None is over the batch too"),
+    "another power": (with_ops(lambda ops, x: ops.power(x, 3)), "(Power): an operation between tensors that is not"),
+    "a type": (with_ops(lambda ops, x: ops.cast(x, "float16")), "(Cast): dtype='float16', expected 'float32'"),
+    "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported: steps that are left out would need every"),
+    "adaptive pooling": (layer("AdaptiveMaxPooling1D", output_size=3), "'it' (AdaptiveMaxPooling1D): not supported"),
+    "a slope beside a ceiling": (layer("ReLU", max_value=2, negative_slope=0.1), "(ReLU): negative_slope=0.1 with max"),
+    "groups over time": (layer("GroupNormalization", groups=3, axis=1), "'it' (GroupNormalization): axis=1, expected"),
+    "RMS over time": (layer("RMSNormalization", axis=[1]), "'it' (RMSNormalization): axis=[1], expected the last"),
     "RMS": (layer("LayerNormalization", rms_scaling=True), "'it' (LayerNormalization): rms_scaling=True"),
     "softmax in a cell": (layer("GRU", units=2, activation="softmax"), "'it' (GRU): activation='softmax'"),
     "thousands of steps": (of(long), "'it' (GRU): 2400 steps, each of which needs operators of its own; at most 2048"),
@@ -201,6 +244,22 @@ def test_code_in_a_setting_that_the_converter_does_not_read_is_refused(tmp_path)
             config["config"]["layers"][1]["config"]["kernel_initializer"] = setting
             file.attrs["model_config"] = json.dumps(config)
         assert words in str(refusal(path))
+
+
+def test_an_axis_that_keras_forgets_in_an_h5_file_is_refused(tmp_path):
+    """Keras 3.15 itself normalizes over the last axis alone when it loads the file."""
+    layer("UnitNormalization", axis=[1, 2])().save(tmp_path / "model.h5")
+    assert "'it' (UnitNormalization): axis=[1, 2], which Keras forgets" in str(refusal(tmp_path / "model.h5"))
+
+
+def test_a_weight_in_an_h5_file_that_may_be_of_two_layers_is_refused(tmp_path):
+    import keras
+
+    x = entry()
+    deep = keras.Sequential([keras.Input((12, 3)), keras.layers.Dense(3, name="same")], name="deep")
+    inner = keras.Sequential([keras.Input((12, 3)), keras.layers.Dense(3, name="same"), deep], name="inner")
+    keras.Model(x, head(inner(x))).save(tmp_path / "model.h5")
+    assert "weight 'inner/same/kernel' belongs to 2 layers of the model" in str(refusal(tmp_path / "model.h5"))
 
 
 def test_a_damaged_h5_file_is_refused(tmp_path):
