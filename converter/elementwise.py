@@ -27,7 +27,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 def activate(graph: Graph, at: int, layer: Activate) -> int:
     """Of the same shape as `at`."""
     own = _OWN.get(layer.activation)
-    if own is not None and layer.ceiling is None and layer.threshold == 0:
+    if own is not None and (layer.ceiling, layer.threshold, layer.negative) == (None, 0.0, 0.0):
         operator, options = own
         return graph.operate(operator, [at], graph.shape(at), options=options)
     match layer.activation:
@@ -36,7 +36,7 @@ def activate(graph: Graph, at: int, layer: Activate) -> int:
         case "softmax":
             return graph.operate("SOFTMAX", [at], graph.shape(at), options="SoftmaxOptions", beta=1.0)
         case "relu":
-            return _relu(graph, at, layer.threshold, layer.ceiling)
+            return _relu(graph, at, layer)
         case "leaky_relu":
             return graph.operate("LEAKY_RELU", [at], graph.shape(at), options="LeakyReluOptions", alpha=layer.slope)
         case "elu":
@@ -133,10 +133,16 @@ def _above(graph: Graph, at: int, limit: float) -> int:
     return graph.operate("CAST", [is_above], shape, options="CastOptions", **types)
 
 
-def _relu(graph: Graph, at: int, threshold: float, ceiling: float | None) -> int:
-    """x where it is above the threshold, else 0; with a ceiling cut off there, and at zero."""
-    at = binary(graph, "MUL", at, _above(graph, at, threshold)) if threshold else _one(graph, "RELU", at)
-    return at if ceiling is None else limited(graph, at, below=0.0 if threshold < 0 else None, above=ceiling)
+def _relu(graph: Graph, at: int, layer: Activate) -> int:
+    """x above the threshold, cut off at zero and the ceiling where there is one; beside it what lies below."""
+    threshold, ceiling = layer.threshold, layer.ceiling
+    kept = binary(graph, "MUL", at, _above(graph, at, threshold)) if threshold else _one(graph, "RELU", at)
+    if ceiling is not None:
+        kept = limited(graph, kept, below=0.0 if threshold < 0 else None, above=ceiling)
+    if not layer.negative:
+        return kept
+    missing = _one(graph, "RELU", shifted(graph, _one(graph, "NEG", at), threshold))
+    return binary(graph, "ADD", kept, scaled(graph, missing, -layer.negative))
 
 
 def _elu(graph: Graph, at: int, alpha: float) -> int:

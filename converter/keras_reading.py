@@ -256,14 +256,11 @@ def axis(config: Config, shape: Shape, key: str = "axis", default: Any = -1) -> 
 
 
 def _relu(config: Config) -> Activate:
-    """Keras, with a slope: of what lies below the threshold, beside the rest of it."""
     ceiling = None if config.get("max_value") is None else number(config, "max_value", 0.0)
     slope, threshold = number(config, "negative_slope", 0.0), number(config, "threshold", 0.0)
-    if slope and (ceiling is not None or threshold):
-        raise Unsupported(f"negative_slope={slope} with max_value={ceiling} and threshold={threshold}")
-    if slope:
+    if slope and ceiling is None and not threshold:
         return Activate("leaky_relu", slope=slope)
-    return Activate("relu", ceiling=ceiling, threshold=threshold)
+    return Activate("relu", ceiling=ceiling, threshold=threshold, negative=slope)
 
 
 def _leaky_relu(config: Config) -> Activate:

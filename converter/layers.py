@@ -185,7 +185,7 @@ class Dense:
 class Activate:
     """slope: of leaky_relu, below zero; ceiling: of relu, above which it is cut off; alpha: of elu.
 
-    threshold: of relu, below which it is zero.
+    threshold: of relu, below which it is negative * (x - threshold).
     """
 
     activation: Activation
@@ -193,6 +193,7 @@ class Activate:
     alpha: float = 1.0
     ceiling: float | None = None
     threshold: float = 0.0
+    negative: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.keras_layers import READERS
-from converter.keras_reading import ACTIVATIONS
+from converter.keras_reading import ACTIVATION_LAYERS, ACTIVATIONS
 from converter.layers import Activate, Affine, Apply, Flatten, Layer
 from converter.lowering import WeightFormat, lower
 from gateway.inference.interpreter import LiteRtInterpreter
@@ -40,15 +40,15 @@ def test_an_activation_is_that_of_keras(name):
     np.testing.assert_allclose(computed(Activate(name), x), expected, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"threshold": 0.7}, {"threshold": -0.7}, {"max_value": 2.0}, {"threshold": -0.5, "max_value": 1.5}]
-)
-def test_a_rectifier_with_limits_is_that_of_keras(setting):
+@pytest.mark.parametrize("negative_slope", [0.0, 0.3])
+@pytest.mark.parametrize("max_value", [None, 1.5, 6.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.7, -0.7])
+def test_a_rectifier_with_limits_is_that_of_keras(negative_slope, max_value, threshold):
     from keras import activations
 
-    layer = Activate("relu", threshold=setting.get("threshold", 0.0), ceiling=setting.get("max_value"))
-    x = values(60.0)
-    np.testing.assert_allclose(computed(layer, x), np.asarray(activations.relu(x, **setting)), rtol=1e-6)
+    given, x = {"negative_slope": negative_slope, "max_value": max_value, "threshold": threshold}, values(60.0)
+    expected = np.asarray(activations.relu(x, **given))
+    np.testing.assert_allclose(computed(ACTIVATION_LAYERS["ReLU"](given), x), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["negative", "absolute", "square", "sqrt", "rsqrt", "exp", "log", "gelu_tanh"])

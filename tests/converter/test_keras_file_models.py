@@ -162,7 +162,6 @@ REFUSED = {  # what it shows: model, words of the message after the path
     "a type": (with_ops(lambda ops, x: ops.cast(x, "float16")), "(Cast): dtype='float16', expected 'float32'"),
     "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported: steps that are left out would need every"),
     "adaptive pooling": (layer("AdaptiveMaxPooling1D", output_size=3), "'it' (AdaptiveMaxPooling1D): not supported"),
-    "a slope beside a ceiling": (layer("ReLU", max_value=2, negative_slope=0.1), "(ReLU): negative_slope=0.1 with max"),
     "groups over time": (layer("GroupNormalization", groups=3, axis=1), "'it' (GroupNormalization): axis=1, expected"),
     "RMS over time": (layer("RMSNormalization", axis=[1]), "'it' (RMSNormalization): axis=[1], expected the last"),
     "RMS": (layer("LayerNormalization", rms_scaling=True), "'it' (LayerNormalization): rms_scaling=True"),
