@@ -328,7 +328,7 @@ def transposed(x: Any) -> Any:
 def cells(x: Any) -> Any:
     from keras import layers
 
-    several = [layers.LSTMCell(5), layers.GRUCell(4), layers.LSTMCell(6), layers.SimpleRNNCell(5)]
+    several = [layers.LSTMCell(5), layers.SimpleRNNCell(4, activation="relu6"), layers.LSTMCell(6)]
     x = layers.RNN(several, return_sequences=True, go_backwards=True)(x)
     return layers.Flatten()(layers.RNN(layers.GRUCell(6, reset_after=False), return_sequences=True)(x))
 

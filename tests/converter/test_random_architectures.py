@@ -189,7 +189,7 @@ class Architect:
             lambda: self.layers.SimpleRNN(units, go_backwards=back, **settings),
             lambda: self.layers.RNN([self.layers.GRUCell(units), self.layers.LSTMCell(2)], return_sequences=sequences),
         )()
-        both = self.one(True, False) and hasattr(layer, "units")
+        both = self.one(True, False) and hasattr(layer, "units") and not layer.go_backwards
         return self.layers.Bidirectional(layer, merge_mode=self.one("concat", "sum", "mul", "ave")) if both else layer
 
     def recurred(self, x: Any) -> Any:
