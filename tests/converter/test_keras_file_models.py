@@ -298,6 +298,25 @@ def functional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers over rows and columns, attention, cells, constants and parts of tensors."""
+    import keras
+    from keras import layers, ops
+
+    x = entry()
+    y = layers.ZeroPadding2D(((1, 0), (0, 2)))(layers.Reshape((12, 3, 1))(x))
+    y = layers.AveragePooling2D((2, 1))(layers.Conv2D(3, (3, 2), padding="same", activation=layers.ReLU(6.0))(y))
+    y = layers.GroupNormalization(3)(ops.max(y[:, :, 1:], axis=2))
+    y = layers.MultiHeadAttention(2, 2)(y, value=y, use_causal_mask=True) + np.ones((6, 3), np.float32)
+    y = layers.Dot(axes=2)([layers.Attention(use_scale=True)([y, y]), ops.clip(y, -1.0, 1.0)])
+    y = layers.RNN([layers.GRUCell(2), layers.LSTMCell(3)], return_sequences=True)(layers.Conv1DTranspose(2, 3)(y))
+    y = layers.Normalization(mean=[0.0, 1.0, 2.0], variance=[1.0, 2.0, 3.0])(ops.transpose(y, (0, 2, 1))[..., :3])
+    path = tmp_path_factory.mktemp("attentive") / "model.keras"
+    keras.Model(x, head(y)).save(path)
+    return path
+
+
 SOMETHING = st.sampled_from(
     [None, True, -1, 0, 3, 1.5, float("nan"), "", "tanh", "window", [], [0], {}, {"config": {}}]
 )
@@ -305,9 +324,9 @@ SOMETHING = st.sampled_from(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional, tmp_path):
+def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional, attentive, tmp_path):
     """Whatever stands in place of one value of the configuration, however deep."""
-    with zipfile.ZipFile(functional) as archive:
+    with zipfile.ZipFile(data.draw(st.sampled_from([functional, attentive]))) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(contents["config.json"])
     at: Any = config["config"]
