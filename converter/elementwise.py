@@ -160,6 +160,17 @@ def _hard_sigmoid(graph: Graph, at: int) -> int:
 
 
 def _softplus(graph: Graph, at: int) -> int:
-    """max(x, 0) + log(1 + exp(-|x|))"""
+    """max(x, 0) + log1p(exp(-|x|))"""
     small = _one(graph, "EXP", _one(graph, "NEG", _one(graph, "ABS", at)))
-    return binary(graph, "ADD", _one(graph, "RELU", at), _one(graph, "LOG", shifted(graph, small, 1.0)))
+    return binary(graph, "ADD", _one(graph, "RELU", at), _log1p(graph, small))
+
+
+def _log1p(graph: Graph, at: int) -> int:
+    """u * log(w) / (w - 1) with w = 1 + u as it is rounded, for u from 0 on (Goldberg, 1991, theorem 4).
+
+    Of log(w) alone nothing would be left below 6e-8, which a normalization after it may blow up. Where w is 1 the
+    quotient is that of the next number.
+    """
+    above = limited(graph, shifted(graph, at, 1.0), below=1 + float(np.finfo(np.float32).eps))
+    quotient = binary(graph, "DIV", _one(graph, "LOG", above), shifted(graph, above, -1.0))
+    return binary(graph, "MUL", at, quotient)

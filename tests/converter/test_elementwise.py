@@ -40,6 +40,16 @@ def test_an_activation_is_that_of_keras(name):
     np.testing.assert_allclose(computed(Activate(name), x), expected, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["softplus", "log_sigmoid", "mish", "sigmoid", "silu", "elu", "selu", "exponential"])
+def test_an_activation_keeps_its_digits_where_it_is_nearly_zero(name):
+    """A normalization after it may make the tail as large as anything."""
+    from keras import activations
+
+    x = np.linspace(-40, -0.01, STEPS * CHANNELS, dtype=np.float32).reshape(STEPS, CHANNELS)
+    x = -x if name == "log_sigmoid" else x
+    np.testing.assert_allclose(computed(Activate(name), x), np.asarray(activations.get(name)(x)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("negative_slope", [0.0, 0.3])
 @pytest.mark.parametrize("max_value", [None, 1.5, 6.0])
 @pytest.mark.parametrize("threshold", [0.0, 0.7, -0.7])
