@@ -70,6 +70,9 @@ _MERGES = {
 }
 
 _REDUCERS = {"mean": "MEAN", "average": "MEAN", "sum": "SUM", "max": "REDUCE_MAX", "min": "REDUCE_MIN"}
+_AXES_MAX = 5
+_ADDED_IN_A_ROW_MAX = 64
+"""Numbers; each costs a rounding error of 6e-8 at most."""
 
 # Versions that a runtime looks an operator up by.
 _LSTM_FLOAT, _LSTM_HYBRID = 1, 3
@@ -287,6 +290,24 @@ class _Lowering:
         return binary(graph, "MUL", at, limited(graph, inverse, above=1 / layer.epsilon))
 
     def reduce(self, at: int, operator: str, axes: list[int], *, keep: bool) -> int:
+        """Sums and means of many numbers go in two steps: the runtime adds one after the other, and of a long sequence
+        that hardly changes the rounding errors add up too. Keras adds in blocks.
+        """
+        sides = self.graph.shape(at)
+        if operator not in ("MEAN", "SUM") or math.prod(sides[axis] for axis in axes) < _ADDED_IN_A_ROW_MAX:
+            return self._reduced(at, operator, axes, keep=keep)
+        for axis in axes:
+            *before, side = self.graph.shape(at)[: axis + 1]
+            after = sides[axis + 1 :]
+            block = max(part for part in range(1, math.isqrt(side) + 1) if side % part == 0)
+            if block > 1 and len(sides) < _AXES_MAX:
+                at = self.reshape(at, (*before, side // block, block, *after))
+                at = self._reduced(at, operator, [axis + 1], keep=False)
+            at = self._reduced(at, operator, [axis], keep=True)
+        kept = [side for axis, side in enumerate(self.graph.shape(at)) if keep or axis not in axes]
+        return self.reshape(at, tuple(kept))
+
+    def _reduced(self, at: int, operator: str, axes: list[int], *, keep: bool) -> int:
         shape = [1 if axis in axes else side for axis, side in enumerate(self.graph.shape(at))]
         if not keep:
             shape = [side for axis, side in enumerate(shape) if axis not in axes]
