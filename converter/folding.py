@@ -16,14 +16,19 @@ from converter.layers import (
     Affine,
     Cell,
     Conv1d,
+    Conv2d,
     Crop,
     Dense,
     Depthwise1d,
+    Depthwise2d,
     Flatten,
     GlobalPool,
+    Kernel,
     Layer,
     Node,
+    Permute,
     Pool,
+    Pool2d,
     Recurrent,
     Repeat,
     Reshape,
@@ -91,7 +96,7 @@ class _Graph:
         if source < 0 or len(self._takers(source)) != 1:
             return False
         before, inputs = self._nodes[source]
-        if not isinstance(before, Conv1d | Depthwise1d | Dense) or before.activation != "linear":
+        if not isinstance(before, Kernel) or before.activation != "linear":
             return False
         self._nodes[source] = (_scaled(before, affine), inputs)
         self._remove(number, source)
@@ -111,12 +116,17 @@ class _Graph:
     def _past(self, number: int, affine: Affine, source: int, taker: int) -> bool:
         layer = self._nodes[taker][0]
         if isinstance(layer, Flatten):
-            affine = replace(affine, scale=np.tile(affine.scale, layer.steps), shift=np.tile(affine.shift, layer.steps))
-        elif isinstance(layer, Pool | GlobalPool):
+            affine = _repeated(affine, layer.steps)
+        elif isinstance(layer, Pool | Pool2d | GlobalPool):
             if layer.kind == "max" and not (affine.scale > 0).all():
                 return False
         elif isinstance(layer, Reshape):
-            if layer.shape[-1] != len(affine.scale):
+            times, left = divmod(layer.shape[-1], len(affine.scale))
+            if left:
+                return False
+            affine = _repeated(affine, times)
+        elif isinstance(layer, Permute):
+            if layer.axes[-1] != len(layer.axes) - 1:
                 return False
         elif not isinstance(layer, Crop | Repeat | Reverse):
             return False
@@ -130,6 +140,10 @@ class _Graph:
             self._nodes[other] = (layer, tuple(source if index == number else index for index in inputs))
 
 
+def _repeated(affine: Affine, times: int) -> Affine:
+    return replace(affine, scale=np.tile(affine.scale, times), shift=np.tile(affine.shift, times))
+
+
 def _absorb(affine: Affine, layer: Layer) -> Layer | None:
     """The layer as it computes of the map's input what it computed of its output; None where there is none."""
     match layer:
@@ -139,16 +153,17 @@ def _absorb(affine: Affine, layer: Layer) -> Layer | None:
         case Recurrent():
             backward = None if layer.backward is None else _absorb_cell(affine, layer.backward)
             return replace(layer, forward=_absorb_cell(affine, layer.forward), backward=backward)
-        case Conv1d() | Dense():
-            if isinstance(layer, Conv1d) and layer.pad != (0, 0) and affine.shift.any():
+        case Conv1d() | Conv2d() | Dense():
+            if not isinstance(layer, Dense) and np.any(layer.pad) and affine.shift.any():
                 return None
-            taps = layer.kernel if layer.kernel.ndim == 3 else layer.kernel[np.newaxis]
+            taps = layer.kernel.reshape(-1, *layer.kernel.shape[-2:])
             bias = layer.bias + np.einsum("i,kio->o", affine.shift, taps)
             return replace(layer, kernel=layer.kernel * affine.scale[:, np.newaxis], bias=bias)
-        case Depthwise1d():
-            if layer.pad != (0, 0) and affine.shift.any():
+        case Depthwise1d() | Depthwise2d():
+            if np.any(layer.pad) and affine.shift.any():
                 return None
-            bias = layer.bias + np.einsum("i,kim->im", affine.shift, layer.kernel).reshape(-1)
+            taps = layer.kernel.reshape(-1, *layer.kernel.shape[-2:])
+            bias = layer.bias + np.einsum("i,kim->im", affine.shift, taps).reshape(-1)
             return replace(layer, kernel=layer.kernel * affine.scale[:, np.newaxis], bias=bias)
     return None
 
@@ -158,7 +173,8 @@ def _absorb_cell(affine: Affine, cell: Cell) -> Cell:
     return replace(cell, kernel=kernel, bias=cell.bias + affine.shift @ cell.kernel)
 
 
-def _scaled(layer: Conv1d | Depthwise1d | Dense, affine: Affine) -> Layer:
+def _scaled(layer: Kernel, affine: Affine) -> Layer:
     """The layer and then the map."""
-    scale = affine.scale.reshape(layer.kernel.shape[1:]) if isinstance(layer, Depthwise1d) else affine.scale
+    each = isinstance(layer, Depthwise1d | Depthwise2d)
+    scale = affine.scale.reshape(layer.kernel.shape[-2:]) if each else affine.scale
     return replace(layer, kernel=layer.kernel * scale, bias=layer.bias * affine.scale + affine.shift)

@@ -197,9 +197,9 @@ def _macs_of(layer: Any) -> int | None:
         return None if inner is None else int(output[1] or 1) * inner
     if hasattr(layer, "cell"):
         return _recurrent_macs(layer, layer.input.shape[1])
-    if kind in ("Dense", "Conv1D", "DepthwiseConv1D"):
+    if kind in ("Dense", "Conv1D", "DepthwiseConv1D", "Conv2D", "DepthwiseConv2D"):
         return steps * _count(layer.kernel)
-    if kind == "SeparableConv1D":
+    if kind in ("SeparableConv1D", "SeparableConv2D"):
         return steps * (_count(layer.depthwise_kernel) + _count(layer.pointwise_kernel))
     return 0 if all(len(weight.shape) < 2 for weight in layer.weights) else None
 

@@ -16,26 +16,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from converter.errors import ModelRejected
 from converter.keras_archive import CORRUPT_ZIP, HDF5, SAVE_AGAIN, WEIGHTS_FILE, checked_content, no_intact
-from converter.keras_layers import (
+from converter.keras_layers import READERS, check_plain, for_each_step, one_step
+from converter.keras_operations import is_operation, read_operation
+from converter.keras_reading import (
     ACTIVATIONS,
-    READERS,
     Building,
-    Read,
     Reading,
     Tensor,
     Unsupported,
     Weights,
     check_float32,
-    check_plain,
-    merged,
+    snake_case,
 )
-from converter.layers import Activate, Affine, Dense, Float64, Layer, MergeKind, Network, Shape, unwired
+from converter.layers import Activate, Dense, Float64, Layer, Network, Shape, unwired
 
 _CORRUPT_CONTENT = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What taking a config or HDF5 file for something else than it is comes to."""
@@ -130,8 +129,8 @@ class _Store(Protocol):
 
     def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]: ...
 
-    def inside(self, entry: Mapping[str, Any], /) -> "_Store":
-        """Of a model that is a layer."""
+    def inside(self, entry: Mapping[str, Any], below: str = "") -> "_Store":
+        """Of a model that is a layer, or that stands in a layer: the part `below` of it."""
         ...
 
 
@@ -144,7 +143,7 @@ def _values(file: Any, parent: Any, key: str, name: str, shape: Shape) -> Float6
     elsewhere = not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual
     if not hard or elsewhere or dataset.file.filename != file.filename:
         raise Unsupported(f"{name} is not stored in the file itself")
-    if dataset.shape != shape or dataset.dtype.kind != "f":
+    if dataset.shape != shape or dataset.dtype.kind not in ("f" if shape else "fiu"):
         raise Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}")
     values = np.asarray(dataset[()], np.float64)
     if not np.isfinite(values).all():
@@ -163,7 +162,7 @@ class _Tree:
     def _group(self, entry: Mapping[str, Any]) -> str:
         name = entry["config"]["name"]
         if name not in self._groups:
-            group = _snake_case("Functional" if entry["class_name"] == "Model" else entry["class_name"])
+            group = snake_case("Functional" if entry["class_name"] == "Model" else entry["class_name"])
             self._counted[group] += 1
             number = self._counted[group] - 1
             self._groups[name] = f"{self._above}layers/{group}" + (f"_{number}" if number else "")
@@ -173,8 +172,8 @@ class _Tree:
         group = self._group(entry)
         return lambda: _GroupWeights(self._file, group)
 
-    def inside(self, entry: Mapping[str, Any]) -> "_Tree":
-        return _Tree(self._file, self._group(entry) + "/")
+    def inside(self, entry: Mapping[str, Any], below: str = "") -> "_Tree":
+        return _Tree(self._file, f"{self._group(entry)}/{below}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,18 +195,69 @@ class _Listed:
         self._file = file
 
     def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]:
-        group = self._file["model_weights"].get(entry["config"]["name"])
-        return lambda: _ListedWeights(self._file, group)
+        group, names = self._group(entry)
+        return lambda: _ListedWeights(self._file, group, names)
 
-    def inside(self, _entry: Mapping[str, Any]) -> "_Store":
-        raise Unsupported("a model inside the model of an .h5 file; save it as .keras")
+    def inside(self, entry: Mapping[str, Any], below: str = "") -> "_ListedInside":
+        model = entry["config"]["layer"] if below else entry
+        return _ListedInside(self._file, *self._group(entry), model)
+
+    def _group(self, entry: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        group = self._file["model_weights"].get(entry["config"]["name"])
+        names = [] if group is None else group.attrs["weight_names"]
+        return group, [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+class _ListedInside:
+    """Of a model in an .h5 file that is a layer: all its variables in one group, the trainable ones first.
+
+    Which layer one belongs to only its path says, so each path must name one layer and no other.
+    """
+
+    def __init__(self, file: Any, group: Any, names: list[str], model: Mapping[str, Any]) -> None:
+        self._file, self._group = file, group
+        leaves = list(_leaf_layers(model))
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            parts = set(name.split("/")[:-1])
+            owners = [own for own, aliases in leaves if parts & aliases]
+            if len(owners) != 1:
+                raise Unsupported(f"weight {name!r} belongs to {len(owners)} layers of the model; save it as .keras")
+            self._names.setdefault(owners[0], []).append(name)
+
+    def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]:
+        names = self._names.get(entry["config"]["name"], [])
+        return lambda: _ListedWeights(self._file, self._group, [*names])
+
+    def inside(self, entry: Mapping[str, Any], below: str = "") -> "_ListedInside":
+        model = entry["config"]["layer"] if below else entry
+        names = [name for own, _ in _leaf_layers(model) for name in self._names.get(own, [])]
+        if below:
+            names = self._names.get(entry["config"]["name"], [])
+        return _ListedInside(self._file, self._group, names, model)
+
+
+def _leaf_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
+    """The layers of a model and of the models in it, each with the names that its variables' paths may have."""
+    for entry in model["config"]["layers"]:
+        if entry["class_name"] in _NESTED:
+            yield from _leaf_layers(entry)
+        else:
+            yield entry["config"]["name"], set(_names(entry))
+
+
+def _names(entry: Mapping[str, Any]) -> Iterator[str]:
+    yield str(entry["config"]["name"])
+    inner = entry["config"].get("layer")
+    for one in [inner] if isinstance(inner, dict) else []:
+        yield from _names(one)
+        for below in one["config"].get("layers", []):
+            yield from _names(below)
 
 
 class _ListedWeights:
-    def __init__(self, file: Any, group: Any) -> None:
-        self._file, self._group = file, group
-        names = [] if group is None else group.attrs["weight_names"]
-        self._names = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    def __init__(self, file: Any, group: Any, names: list[str]) -> None:
+        self._file, self._group, self._names = file, group, names
 
     def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:
         taken, self._names = self._names[: len(shapes)], self._names[len(shapes) :]
@@ -216,13 +266,6 @@ class _ListedWeights:
             raise Unsupported(f"{found} weights in the file, expected {', '.join(shapes) or 'none'}")
         named = zip(taken, shapes.items(), strict=True)
         return [_values(self._file, self._group, key, name, shape) for key, (name, shape) in named]
-
-
-def _snake_case(name: str) -> str:
-    """Keras' own rule for the names of groups (keras/src/utils/naming.py)."""
-    name = re.sub(r"\W+", "", name)
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 # Models
@@ -237,8 +280,12 @@ def _input_shape(batch_shape: list[int | None]) -> Shape:
     return cast("Shape", tuple(batch_shape[1:]))
 
 
-_Key = tuple[str, int, int]
-"""A tensor in a functional configuration: layer, which of its calls, which of that one's outputs."""
+class _Key(NamedTuple):
+    """A tensor in a functional configuration: layer, which of its calls, which of that one's outputs."""
+
+    layer: str
+    call: int
+    output: int
 
 
 class _Model:
@@ -301,7 +348,7 @@ class _Model:
             except Unsupported as error:
                 raise _at(where, error) from None
             weights = _Deferred(store, entry)
-            at = self._call(where, entry, at, weights, above)
+            at = self._call(where, entry, _Call(at, {}), weights, above)
         return at or []
 
     def _open(self, entry: Mapping[str, Any], build_shape: Any) -> Tensor:
@@ -329,65 +376,86 @@ class _Model:
             where = f"{above}layer {number} {name!r} ({entry['class_name']})"
             if name == into[0][0]:
                 try:
-                    values[name, 0, 0] = inputs[0] if inputs is not None else self._open(entry, None)
+                    values[_Key(name, 0, 0)] = inputs[0] if inputs is not None else self._open(entry, None)
                     if inputs is not None and len(inputs) != 1:
                         raise Unsupported(f"it takes {len(inputs)} inputs, expected one")
                     check_plain(entry)
                 except Unsupported as error:
                     raise _at(where, error) from None
                 if inputs is None:
-                    self._lines.append(f"Input{values[name, 0, 0].shape}")
+                    self._lines.append(f"Input{values[_Key(name, 0, 0)].shape}")
             else:
                 weights = _Deferred(store, entry)
                 calls = entry["inbound_nodes"]
                 waiting += [(where, name, entry, call, _Call.read(node), weights) for call, node in enumerate(calls)]
         previous = into[0]
         while waiting:
-            ready = [one for one in waiting if all(key in values for key in one[4].tensors)]
+            ready = [one for one in waiting if all(key in values for key in one[4].keys)]
             if not ready:
                 raise Unsupported(f"{waiting[0][0]}: takes what no layer makes")
             for where, name, entry, call, node, weights in ready:
-                given = [values[key] for key in node.tensors]
-                outputs = self._call(where, entry, given, weights, above, node)
-                if node.tensors != [previous] and self._lines:
-                    self._lines[-1] += " of " + ", ".join(dict.fromkeys(key[0] for key in node.tensors))
-                values |= {(name, call, number): tensor for number, tensor in enumerate(outputs)}
-                previous = (name, call, 0)
+                outputs = self._call(where, entry, node.with_tensors(values), weights, above)
+                if node.keys != [previous] and self._lines:
+                    self._lines[-1] += " of " + ", ".join(dict.fromkeys(key[0] for key in node.keys))
+                values |= {_Key(name, call, number): tensor for number, tensor in enumerate(outputs)}
+                previous = _Key(name, call, 0)
             waiting = [one for one in waiting if one not in ready]
         return [values[out[0]]]
 
     def _call(
-        self,
-        where: str,
-        entry: Mapping[str, Any],
-        inputs: list[Tensor],
-        weights: "_Deferred",
-        above: str,
-        call: "_Call | None" = None,
+        self, where: str, entry: Mapping[str, Any], call: "_Call", weights: "_Deferred", above: str
     ) -> list[Tensor]:
-        kind = entry["class_name"]
+        kind, config = entry["class_name"], entry["config"]
         try:
-            if call is not None and call.refused:
-                raise Unsupported(call.refused)
-            module = str(entry.get("module", ""))
-            if module.startswith("keras.src.ops."):
-                read = _operation(entry, inputs, call, self._building)
+            inputs = list(_tensors(call.arguments))
+            if not isinstance(self._store, _Tree):
+                _check_older(config)
+            if is_operation(entry):
+                at = Reading(
+                    str(config.get("name")), config, inputs, _NONE, self._building, call.arguments, call.keywords
+                )
+                read = read_operation(kind, at)
             elif kind in _NESTED:
-                if entry.get("registered_name") not in (None, "Functional") or not module.startswith("keras"):
-                    raise Unsupported(f"a custom class of {module}, whose code the converter does not run")
-                check_float32(entry["config"])
-                return self._model(entry, inputs, weights.inside(), f"{where}: ")
+                _check_model(entry)
+                return self._model(entry, call.alone(), weights.inside(), f"{where}: ")
+            elif kind == "TimeDistributed" and config["layer"]["class_name"] in _NESTED:
+                check_plain(entry)
+                return self._model_for_each_step(where, config["layer"], call.alone(), weights.inside("layer/"))
             else:
                 check_plain(entry)
-                if call is not None and call.numbers:
-                    raise Unsupported(f"it is called with {call.numbers}, expected its input alone")
-                reading = Reading(entry["config"]["name"], entry["config"], inputs, weights.layer(), self._building)
-                read = READERS[kind](reading)
+                given, options = call.of_layer(kind)
+                read = READERS[kind](
+                    Reading(config["name"], config, given, weights.layer(), self._building, given, options)
+                )
         except Unsupported as error:
             raise _at(where, error) from None
         if not (above and kind == "InputLayer"):
             self._lines.append(read.line)
         return read.outputs
+
+    def _model_for_each_step(
+        self, where: str, model: Mapping[str, Any], inputs: list[Tensor], store: _Store
+    ) -> list[Tensor]:
+        _check_model(model)
+        if len(inputs) != 1:
+            raise Unsupported(f"it takes {len(inputs)} inputs, expected one")
+        inner = _Model(self._path, store)
+        outputs = inner._model(model, [Tensor(-1, one_step(inputs[0]))], store, f"{where}: ")
+        self._lines += [f"TimeDistributed({line})" for line in inner._lines]
+        return for_each_step(self._building, inputs[0], inner._building, outputs)
+
+
+def _check_older(config: Mapping[str, Any]) -> None:
+    axis = config.get("axis")
+    if isinstance(axis, list) and len(axis) > 1:  # keras/src/legacy/saving/saving_utils.py
+        raise Unsupported(f"axis={axis!r}, which Keras forgets when it loads an .h5 file; save it as .keras")
+
+
+def _check_model(entry: Mapping[str, Any]) -> None:
+    module = entry.get("module") or "keras"  # the older .h5 names no modules
+    if entry.get("registered_name") not in (None, "Functional") or not str(module).startswith("keras"):
+        raise Unsupported(f"a custom class of {module}, whose code the converter does not run")
+    check_float32(entry["config"])
 
 
 class _Misfit(Unsupported):
@@ -415,89 +483,126 @@ class _Deferred:
 
     def __init__(self, store: _Store, entry: Mapping[str, Any]) -> None:
         self._store, self._entry = store, entry
-        is_layer = not str(entry.get("module", "")).startswith("keras.src.ops.")
-        self._weights = store.layer(entry) if is_layer else None
+        self._weights = None if is_operation(entry) else store.layer(entry)
 
     def layer(self) -> Weights:
         assert self._weights is not None
         return self._weights()
 
-    def inside(self) -> _Store:
-        return self._store.inside(self._entry)
+    def inside(self, below: str = "") -> _Store:
+        return self._store.inside(self._entry, below)
+
+
+class _NoWeights:
+    def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:  # noqa: ARG002
+        raise Unsupported(f"no weights in the file, expected {', '.join(shapes)}")
+
+
+_NONE = _NoWeights()
+_KEYWORDS = {
+    "MultiHeadAttention": ("query", "value", "key", "use_causal_mask"),
+    "Attention": ("use_causal_mask",),
+    "AdditiveAttention": ("use_causal_mask",),
+}
+"""What a layer may be called with but its inputs; the first ones may be inputs."""
+_UNCHANGED = (None, False)
+"""Keywords of these values change nothing: training=False, mask=None ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call of a layer in a functional configuration. refused: why it cannot be followed, or nothing."""
+    """One call of a layer: with keys of tensors, or with the tensors themselves; constants, lists, slices too."""
 
-    tensors: list[_Key]
-    numbers: list[float]
-    number_first: bool
-    refused: str = ""
+    arguments: list[Any]
+    keywords: dict[str, Any]
 
     @classmethod
     def read(cls, node: Any) -> "_Call":
         if isinstance(node, list):  # the older form: [[layer, call, output, keywords], ...]
             keywords = {key: value for entry in node if len(entry) > 3 for key, value in entry[3].items()}
-            tensors: list[_Key] = [(str(entry[0]), int(entry[1]), int(entry[2])) for entry in node]
-            found: list[_Key | float] = [*tensors]
+            found: list[Any] = [_Key(str(entry[0]), int(entry[1]), int(entry[2])) for entry in node]
         else:
-            keywords = node["kwargs"]
-            found = list(_leaves(node["args"]))
-            tensors = [one for one in found if isinstance(one, tuple)]
-        numbers = [one for one in found if not isinstance(one, tuple)]
-        set_ones = sorted(key for key, value in keywords.items() if value not in (None, False))
-        refused = f"it is called with {', '.join(set_ones)}, expected its input alone" if set_ones else ""
-        return cls(tensors, numbers, bool(found) and not isinstance(found[0], tuple), refused)
+            keywords, found = node["kwargs"], [_argument(one) for one in node["args"]]
+        given = {key: _argument(value) for key, value in keywords.items()}
+        return cls(found, {key: value for key, value in given.items() if not _is_one_of(value, _UNCHANGED)})
+
+    @property
+    def keys(self) -> list["_Key"]:
+        return [*_leaves(self.arguments, _Key), *_leaves([*self.keywords.values()], _Key)]
+
+    def with_tensors(self, values: Mapping["_Key", Tensor]) -> "_Call":
+        def put(value: Any) -> Any:
+            if isinstance(value, _Key):
+                return values[value]
+            return [put(one) for one in value] if isinstance(value, list) else value
+
+        return _Call(put(self.arguments), {key: put(value) for key, value in self.keywords.items()})
+
+    def alone(self) -> list[Tensor]:
+        """Its tensors, where there is nothing else."""
+        return self.of_layer("")[0]
+
+    def of_layer(self, kind: str) -> tuple[list[Tensor], dict[str, Any]]:
+        """Tensors and options. Raises Unsupported for what a layer of this kind is not known to take."""
+        known = _KEYWORDS.get(kind, ())
+        others = sorted(set(self.keywords) - set(known))
+        numbers = [one for one in _leaves(self.arguments, object) if not isinstance(one, Tensor) and one is not None]
+        if others or numbers:
+            told = ", ".join(others) or ", ".join(map(str, numbers))
+            raise Unsupported(f"it is called with {told}, expected its input alone")
+        named = [self.keywords[key] for key in known if isinstance(self.keywords.get(key), Tensor)]
+        options = {key: value for key, value in self.keywords.items() if not isinstance(value, Tensor)}
+        return [*_leaves(self.arguments, Tensor), *named], options
 
 
-def _leaves(value: Any) -> Iterator[_Key | float]:
-    if isinstance(value, list | tuple):
+def _is_one_of(value: Any, few: tuple[Any, ...]) -> bool:
+    return any(value is one for one in few)
+
+
+def _leaves(value: Any, kind: type[Any]) -> Iterator[Any]:
+    if isinstance(value, list):
         for entry in value:
-            yield from _leaves(entry)
-    elif isinstance(value, dict):
-        if value.get("class_name") != "__keras_tensor__":
-            raise ValueError(f"a layer is called with a {value.get('class_name')}")
-        name, call, output = value["config"]["keras_history"]
-        yield str(name), int(call), int(output)
-    elif value is not None:
-        yield float(value)
+            yield from _leaves(entry, kind)
+    elif isinstance(value, kind):
+        yield value
+
+
+def _tensors(arguments: list[Any]) -> Iterator[Tensor]:
+    yield from _leaves(arguments, Tensor)
+
+
+def _argument(value: Any) -> Any:
+    """As it stands in the configuration, to a key of a tensor, a number, an array, a slice, or a list of these."""
+    if isinstance(value, list | tuple):
+        return [_argument(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    config: Any = value.get("config")
+    match value.get("class_name"):
+        case "__keras_tensor__":
+            name, call, output = config["keras_history"]
+            return _Key(str(name), int(call), int(output))
+        case "__numpy__" | "__tensor__":
+            return np.asarray(config["value"], np.float64)
+        case "__slice__":
+            ends = [config.get(key) for key in ("start", "stop", "step")]
+            if not all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in ends):
+                raise ValueError(f"a part from {ends[0]} to {ends[1]}")
+            return slice(*ends)
+        case "__ellipsis__":
+            return ...
+        case kind:
+            raise ValueError(f"a layer is called with a {kind}")
 
 
 def _keys(value: Any) -> list[_Key]:
     """A model's inputs or outputs: [layer, call, output], or a list or an object of such."""
     entries = list(value.values()) if isinstance(value, dict) else [value] if _is_key(value) else list(value)
-    return [(str(name), int(call), int(output)) for name, call, output in entries]
+    return [_Key(str(name), int(call), int(output)) for name, call, output in entries]
 
 
 def _is_key(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and isinstance(value[0], str)
-
-
-_MERGES: dict[str, MergeKind] = {
-    "Add": "add",
-    "Subtract": "subtract",
-    "Multiply": "multiply",
-    "Maximum": "maximum",
-    "Minimum": "minimum",
-}
-
-
-def _operation(entry: Mapping[str, Any], inputs: list[Tensor], call: _Call | None, building: Building) -> Read:
-    """What `x + y` or `0.5 * x` between tensors is saved as."""
-    kind, name = entry["class_name"], str(entry["config"].get("name"))
-    numbers = call.numbers if call is not None else []
-    if len(inputs) == 2 and not numbers and kind in _MERGES and len({len(one.shape) for one in inputs}) == 1:
-        return Read([merged(building, _MERGES[kind], inputs)], kind)
-    if len(inputs) == 1 and len(numbers) == 1 and np.isfinite(numbers[0]) and kind in ("Add", "Subtract", "Multiply"):
-        (at,), (number,) = inputs, numbers
-        first = call is not None and call.number_first
-        factor = number if kind == "Multiply" else -1.0 if kind == "Subtract" and first else 1.0
-        offset = 0.0 if kind == "Multiply" else -number if kind == "Subtract" and not first else number
-        width = at.shape[-1:]
-        affine = Affine(np.full(width, factor), np.full(width, offset), (name,))
-        return Read([building.add(affine, [at], at.shape)], f"{kind}({number:g})")
-    raise Unsupported("an operation between tensors that is not supported; put a layer in its place")
 
 
 def _reachable(layers: list[tuple[Layer, tuple[int, ...]]], output: int) -> list[tuple[Layer, tuple[int, ...]]]:

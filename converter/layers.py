@@ -33,10 +33,22 @@ Activation = Literal[
     "hard_tanh",
     "log_sigmoid",
     "leaky_relu",
+    "celu",
+    "squareplus",
+    "soft_shrink",
+    "hard_shrink",
+    "tanh_shrink",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "log_softmax",
 ]
-"""Keras 3's names and definitions (keras/src/activations/activations.py); softmax over the last axis."""
+"""Keras 3's names and definitions (keras/src/activations/activations.py); over the last axis where over one."""
 Shape = tuple[int, ...]
-MergeKind = Literal["add", "subtract", "multiply", "average", "maximum", "minimum"]
+Pair = tuple[int, int]
+MergeKind = Literal["add", "subtract", "multiply", "divide", "average", "maximum", "minimum"]
+Function = Literal["negative", "absolute", "square", "sqrt", "rsqrt", "exp", "log", "gelu_tanh"]
+"""Of one number; gelu_tanh is the approximation of gelu (Hendrycks et al., 2016)."""
+Reduction = Literal["mean", "sum", "max", "min"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +85,30 @@ class Depthwise1d:
     stride: int = 1
     dilation: int = 1
     pad: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conv2d:
+    """kernel: (rows, columns, in, out); bias: (out,); the rest for rows and columns, pad: zeros before and after."""
+
+    kernel: Float64
+    bias: Float64
+    activation: Activation
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    pad: tuple[Pair, Pair] = ((0, 0), (0, 0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Depthwise2d:
+    """Like Depthwise1d, over rows and columns. kernel: (rows, columns, in, multiplier)"""
+
+    kernel: Float64
+    bias: Float64
+    activation: Activation
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    pad: tuple[Pair, Pair] = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +167,7 @@ class Recurrent:
 
 @dataclass(frozen=True, slots=True)
 class Flatten:
-    """(steps, channels) to (steps * channels,), channels fastest."""
+    """(steps, channels) to (steps * channels,), channels fastest; steps: all that is not channels, as one."""
 
     steps: int
 
@@ -147,12 +183,24 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Activate:
-    """slope: of leaky_relu, below zero; ceiling: of relu, above which it is cut off; alpha: of elu."""
+    """slope: of leaky_relu, below zero; ceiling: of relu, above which it is cut off; alpha: of elu.
+
+    threshold: of relu, below which it is negative * (x - threshold).
+    """
 
     activation: Activation
     slope: float = 0.2
     alpha: float = 1.0
     ceiling: float | None = None
+    threshold: float = 0.0
+    negative: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Element by element."""
+
+    function: Function
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,10 +221,30 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalPool:
-    """Over all steps. keep: leaves one step."""
+class Pool2d:
+    """Over rows and columns, otherwise like Pool."""
 
     kind: Literal["max", "average"]
+    size: Pair
+    stride: Pair
+    padding: Literal["valid", "same"] = "valid"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalPool:
+    """Over all steps, or over rows and columns. keep: leaves one of each; dims: how many axes before the channels."""
+
+    kind: Literal["max", "average"]
+    keep: bool = False
+    dims: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """axes: counted without the batch. keep: leaves one of each."""
+
+    kind: Reduction
+    axes: tuple[int, ...]
     keep: bool = False
 
 
@@ -184,6 +252,7 @@ class GlobalPool:
 class LayerNorm:
     """(x - mean) / sqrt(variance + epsilon) * scale + shift; mean and variance over axes, counted without the batch.
 
+    centred: else no mean is taken off, and the variance is that from zero (RMS normalization).
     scale, shift: broadcast over the input without the batch.
     """
 
@@ -191,6 +260,15 @@ class LayerNorm:
     epsilon: float
     scale: Float64
     shift: Float64
+    centred: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UnitNorm:
+    """x * min(1 / sqrt(sum of x²), 1 / epsilon), the sum over axes, counted without the batch."""
+
+    axes: tuple[int, ...]
+    epsilon: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +285,25 @@ class Permute:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """Zeros before and after the sequence."""
+    """Zeros before and after the sequence, or along another axis, counted without the batch."""
 
     before: int
     after: int
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Steps left out at the start and the end."""
+    """Steps left out at the start and the end, or what stands along another axis but the channels."""
+
+    before: int
+    after: int
+    axis: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CropChannels:
+    """Channels left out at the start and the end."""
 
     before: int
     after: int
@@ -223,14 +311,17 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Each step `times` times: (steps, channels) to (steps * times, channels)."""
+    """Each step `times` times: (steps, channels) to (steps * times, channels); or along another axis but the last."""
 
     times: int
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reverse:
-    """The sequence from its end."""
+    """The sequence from its end, or what stands along another axis but the channels."""
+
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +331,15 @@ class Merge:
     kind: MergeKind
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MergeConstant:
+    """Like Merge of the input with a constant, broadcast over the input without the batch. first: constant - x."""
+
+    kind: MergeKind
+    values: Float64
+    first: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Concatenate:
     """axis: counted without the batch."""
@@ -247,9 +347,19 @@ class Concatenate:
     axis: int
 
 
-Weighted = Conv1d | Depthwise1d | Recurrent | Dense
-Shaping = Flatten | Reshape | Permute | Pad | Crop | Repeat | Reverse
-Layer = Affine | Weighted | Activate | Prelu | Pool | GlobalPool | LayerNorm | Shaping | Merge | Concatenate
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """The matrix product over the last two axes, for each of the others. turned: the second's two axes are swapped."""
+
+    turned: bool = False
+
+
+Kernel = Conv1d | Depthwise1d | Conv2d | Depthwise2d | Dense
+Normalizing = Affine | LayerNorm | UnitNorm
+Pooling = Pool | Pool2d | GlobalPool | Reduce
+Shaping = Flatten | Reshape | Permute | Pad | Crop | CropChannels | Repeat | Reverse
+Joining = Merge | MergeConstant | Concatenate | MatMul
+Layer = Kernel | Recurrent | Activate | Apply | Prelu | Normalizing | Pooling | Shaping | Joining
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,39 +5,49 @@ conv,depthwise_conv,pooling}.cc and tensorflow/lite/tools/versioning/op_version.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converter.elementwise import activate, binary, scaled, shifted
+from converter.elementwise import activate, apply, binary, limited, scaled, shifted
 from converter.layers import (
     Activate,
     Activation,
     Affine,
+    Apply,
     Cell,
     Concatenate,
     Conv1d,
+    Conv2d,
     Crop,
+    CropChannels,
     Dense,
     Depthwise1d,
+    Depthwise2d,
     Flatten,
     Float64,
     GlobalPool,
     Layer,
     LayerNorm,
     LstmCell,
+    MatMul,
     Merge,
+    MergeConstant,
     Node,
     Pad,
+    Pair,
     Permute,
     Pool,
+    Pool2d,
     Prelu,
     Recurrent,
+    Reduce,
     Repeat,
     Reshape,
     Reverse,
+    UnitNorm,
     wired,
 )
 from converter.recurrence import unrolled
@@ -54,9 +64,15 @@ _MERGES = {
     "average": "ADD",
     "subtract": "SUB",
     "multiply": "MUL",
+    "divide": "DIV",
     "maximum": "MAXIMUM",
     "minimum": "MINIMUM",
 }
+
+_REDUCERS = {"mean": "MEAN", "average": "MEAN", "sum": "SUM", "max": "REDUCE_MAX", "min": "REDUCE_MIN"}
+_AXES_MAX = 5
+_ADDED_IN_A_ROW_MAX = 64
+"""Numbers; each costs a rounding error of 6e-8 at most."""
 
 # Versions that a runtime looks an operator up by.
 _LSTM_FLOAT, _LSTM_HYBRID = 1, 3
@@ -111,7 +127,11 @@ class _Lowering:
         match layer:
             case Conv1d():
                 return self.conv1d(at, layer)
+            case Conv2d():
+                return self.conv(at, layer)
             case Depthwise1d():
+                return self.depthwise1d(at, layer)
+            case Depthwise2d():
                 return self.depthwise(at, layer)
             case Dense():
                 return self.dense(at, layer)
@@ -121,17 +141,32 @@ class _Lowering:
                 return self.affine(at, layer.scale, layer.shift)
             case LayerNorm():
                 return self.layer_norm(at, layer)
+            case UnitNorm():
+                return self.unit_norm(at, layer)
             case Activate():
                 return activate(self.graph, at, layer)
+            case Apply():
+                return apply(self.graph, at, layer.function)
             case Prelu():
                 slope = self._constant("prelu", layer.slope[np.newaxis])
                 return self.graph.operate("PRELU", [at, slope], self.graph.shape(at))
             case Pool():
+                return self.pool1d(at, layer)
+            case Pool2d():
                 return self.pool(at, layer)
             case GlobalPool():
-                return self.global_pool(at, layer)
+                last = len(self.graph.shape(at)) - 1
+                return self.reduce(at, _REDUCERS[layer.kind], [*range(last - layer.dims, last)], keep=layer.keep)
+            case Reduce():
+                return self.reduce(at, _REDUCERS[layer.kind], [axis + 1 for axis in layer.axes], keep=layer.keep)
             case Merge():
                 return self.merge(inputs, layer)
+            case MergeConstant():
+                constant = self._constant("constant", layer.values[np.newaxis])
+                pair = [constant, at] if layer.first else [at, constant]
+                return binary(self.graph, _MERGES[layer.kind], *pair)
+            case MatMul():
+                return self.matmul(*inputs, turned=layer.turned)
             case Concatenate():
                 return self.concatenate(inputs, layer.axis + 1)
         return self.shaping(at, layer)
@@ -160,16 +195,19 @@ class _Lowering:
                 shape = (1, *(sides[axis] for axis in layer.axes))
                 return self.graph.operate("TRANSPOSE", [at, turn], shape, options="TransposeOptions")
             case Pad():
-                return self.pad(at, layer.before, layer.after)
+                return self.pad(at, {layer.axis + 1: (layer.before, layer.after)})
             case Crop():
-                return self.steps(at, layer.before, sides[0] - layer.before - layer.after)
+                return self.crop(at, layer.axis + 1, layer.before, layer.after)
+            case CropChannels():
+                return self.crop(at, len(sides), layer.before, layer.after)
             case Repeat():
-                steps, channels = sides
-                at, times = self.reshape(at, (1, steps, 1, channels)), self._whole("times", [1, 1, layer.times, 1])
-                at = self.graph.operate("TILE", [at, times], (1, steps, layer.times, channels))
-                return self.reshape(at, (1, steps * layer.times, channels))
+                before, side, after = sides[: layer.axis], sides[layer.axis], sides[layer.axis + 1 :]
+                rows, columns = math.prod(before) * side, math.prod(after)
+                at, times = self.reshape(at, (rows, 1, columns)), self._whole("times", [1, layer.times, 1])
+                at = self.graph.operate("TILE", [at, times], (rows, layer.times, columns))
+                return self.reshape(at, (1, *before, side * layer.times, *after))
             case Reverse():
-                return self.reverse(at)
+                return self.reverse(at, layer.axis + 1)
         raise ValueError(f"no operators for {type(layer).__name__}")
 
     def reshape(self, at: int, shape: tuple[int, ...]) -> int:
@@ -186,19 +224,22 @@ class _Lowering:
         self._reshaped[made] = source
         return made
 
-    def pad(self, at: int, before: int, after: int) -> int:
-        *outer, steps, channels = self.graph.shape(at)
-        ends = self._whole("padding", [*([0, 0] for _ in outer), [before, after], [0, 0]])
-        return self.graph.operate("PAD", [at, ends], (*outer, before + steps + after, channels), options="PadOptions")
+    def pad(self, at: int, ends: Mapping[int, Pair]) -> int:
+        """ends: zeros before and after, by axis."""
+        sides = self.graph.shape(at)
+        given = [ends.get(axis, (0, 0)) for axis in range(len(sides))]
+        shape = [before + side + after for side, (before, after) in zip(sides, given, strict=True)]
+        return self.graph.operate("PAD", [at, self._whole("padding", given)], shape, options="PadOptions")
 
-    def steps(self, at: int, first: int, count: int) -> int:
-        _, _, channels = self.graph.shape(at)
-        begin, size = self._whole("begin", [0, first, 0]), self._whole("size", [1, count, channels])
-        return self.graph.operate("SLICE", [at, begin, size], (1, count, channels), options="SliceOptions")
+    def crop(self, at: int, axis: int, before: int, after: int) -> int:
+        shape = list(self.graph.shape(at))
+        shape[axis] -= before + after
+        begin, size = [before if number == axis else 0 for number in range(len(shape))], self._whole("size", shape)
+        return self.graph.operate("SLICE", [at, self._whole("begin", begin), size], shape, options="SliceOptions")
 
-    def reverse(self, at: int) -> int:
-        axis = self._whole("axis", [1])
-        return self.graph.operate("REVERSE_V2", [at, axis], self.graph.shape(at), options="ReverseV2Options")
+    def reverse(self, at: int, axis: int = 1) -> int:
+        axes = self._whole("axis", [axis])
+        return self.graph.operate("REVERSE_V2", [at, axes], self.graph.shape(at), options="ReverseV2Options")
 
     def concatenate(self, inputs: Sequence[int], axis: int) -> int:
         if len(inputs) == 1:
@@ -219,6 +260,13 @@ class _Lowering:
             at = binary(self.graph, _MERGES[layer.kind], at, other)
         return scaled(self.graph, at, 1 / len(inputs)) if layer.kind == "average" else at
 
+    def matmul(self, first: int, second: int, *, turned: bool) -> int:
+        *outer, rows, _ = self.graph.shape(first)
+        columns = self.graph.shape(second)[-2 if turned else -1]
+        return self.graph.operate(
+            "BATCH_MATMUL", [first, second], (*outer, rows, columns), options="BatchMatMulOptions", adjY=turned
+        )
+
     # Normalization
 
     def affine(self, at: int, scale: Float64, shift: Float64) -> int:
@@ -228,13 +276,38 @@ class _Lowering:
 
     def layer_norm(self, at: int, layer: LayerNorm) -> int:
         graph, axes = self.graph, [axis + 1 for axis in layer.axes]
-        centred = binary(graph, "SUB", at, self.mean(at, axes, keep=True))
-        variance = self.mean(binary(graph, "MUL", centred, centred), axes, keep=True)
+        if layer.centred:
+            at = binary(graph, "SUB", at, self.reduce(at, "MEAN", axes, keep=True))
+        variance = self.reduce(binary(graph, "MUL", at, at), "MEAN", axes, keep=True)
         inverse = graph.operate("RSQRT", [shifted(graph, variance, layer.epsilon)], graph.shape(variance))
-        at = binary(graph, "MUL", centred, inverse)
+        at = binary(graph, "MUL", at, inverse)
         return self.affine(at, layer.scale[np.newaxis], layer.shift[np.newaxis])
 
-    def mean(self, at: int, axes: list[int], *, keep: bool, operator: str = "MEAN") -> int:
+    def unit_norm(self, at: int, layer: UnitNorm) -> int:
+        graph, axes = self.graph, [axis + 1 for axis in layer.axes]
+        squares = self.reduce(binary(graph, "MUL", at, at), "SUM", axes, keep=True)
+        inverse = graph.operate("RSQRT", [squares], graph.shape(squares))
+        return binary(graph, "MUL", at, limited(graph, inverse, above=1 / layer.epsilon))
+
+    def reduce(self, at: int, operator: str, axes: list[int], *, keep: bool) -> int:
+        """Sums and means of many numbers go in two steps: the runtime adds one after the other, and of a long sequence
+        that hardly changes the rounding errors add up too. Keras adds in blocks.
+        """
+        sides = self.graph.shape(at)
+        if operator not in ("MEAN", "SUM") or math.prod(sides[axis] for axis in axes) < _ADDED_IN_A_ROW_MAX:
+            return self._reduced(at, operator, axes, keep=keep)
+        for axis in axes:
+            *before, side = self.graph.shape(at)[: axis + 1]
+            after = sides[axis + 1 :]
+            block = max(part for part in range(1, math.isqrt(side) + 1) if side % part == 0)
+            if block > 1 and len(sides) < _AXES_MAX:
+                at = self.reshape(at, (*before, side // block, block, *after))
+                at = self._reduced(at, operator, [axis + 1], keep=False)
+            at = self._reduced(at, operator, [axis], keep=True)
+        kept = [side for axis, side in enumerate(self.graph.shape(at)) if keep or axis not in axes]
+        return self.reshape(at, tuple(kept))
+
+    def _reduced(self, at: int, operator: str, axes: list[int], *, keep: bool) -> int:
         shape = [1 if axis in axes else side for axis, side in enumerate(self.graph.shape(at))]
         if not keep:
             shape = [side for axis, side in enumerate(shape) if axis not in axes]
@@ -243,81 +316,109 @@ class _Lowering:
 
     # Pooling
 
-    def pool(self, at: int, layer: Pool) -> int:
-        *outer, steps, channels = self.graph.shape(at)
-        rows = math.prod(outer)
+    def pool1d(self, at: int, layer: Pool) -> int:
+        image = Pool2d(layer.kind, (1, layer.size), (1, layer.stride), layer.padding)
+        return self._of_row(at, self.pool(self._as_row(at), image))
+
+    def pool(self, at: int, layer: Pool2d) -> int:
+        *outer, rows, columns, channels = self.graph.shape(at)
         same = layer.padding == "same"
-        out = -(-steps // layer.stride) if same else (steps - layer.size) // layer.stride + 1
+        out = [
+            -(-side // stride) if same else (side - size) // stride + 1
+            for side, size, stride in zip((rows, columns), layer.size, layer.stride, strict=True)
+        ]
         at = self.graph.operate(
             f"{layer.kind.upper()}_POOL_2D",
-            [self.reshape(at, (rows, 1, steps, channels))],
-            (rows, 1, out, channels),
+            [self.reshape(at, (math.prod(outer), rows, columns, channels))],
+            (math.prod(outer), *out, channels),
             options="Pool2DOptions",
             padding=schema.Padding.SAME if same else schema.Padding.VALID,
-            strideW=layer.stride,
-            strideH=1,
-            filterWidth=layer.size,
-            filterHeight=1,
+            strideH=layer.stride[0],
+            strideW=layer.stride[1],
+            filterHeight=layer.size[0],
+            filterWidth=layer.size[1],
         )
-        return self.reshape(at, (*outer, out, channels))
-
-    def global_pool(self, at: int, layer: GlobalPool) -> int:
-        over = [len(self.graph.shape(at)) - 2]
-        return self.mean(at, over, keep=layer.keep, operator="MEAN" if layer.kind == "average" else "REDUCE_MAX")
+        return self.reshape(at, (*outer, *out, channels))
 
     # Convolutions and dense layers
 
     def _activate(self, at: int, activation: Activation) -> int:
         return at if activation in _FUSED else activate(self.graph, at, Activate(activation))
 
-    def _rows(self, at: int, layer: Conv1d | Depthwise1d) -> tuple[int, list[int], int]:
-        """The padded sequences as images of one row each; the sides before the steps; how many steps come out."""
-        if layer.pad != (0, 0):
-            at = self.pad(at, *layer.pad)
-        *outer, steps, channels = self.graph.shape(at)
-        out = (steps - (len(layer.kernel) - 1) * layer.dilation - 1) // layer.stride + 1
-        return self.reshape(at, (math.prod(outer), 1, steps, channels)), outer, out
-
     def conv1d(self, at: int, layer: Conv1d) -> int:
-        """As a two-dimensional convolution over one row."""
+        """As over one row."""
+        stride, dilation, pad = (1, layer.stride), (1, layer.dilation), ((0, 0), layer.pad)
+        image = Conv2d(layer.kernel[np.newaxis], layer.bias, layer.activation, stride, dilation, pad)
+        return self._of_row(at, self.conv(self._as_row(at), image))
+
+    def depthwise1d(self, at: int, layer: Depthwise1d) -> int:
+        stride, dilation, pad = (1, layer.stride), (1, layer.dilation), ((0, 0), layer.pad)
+        image = Depthwise2d(layer.kernel[np.newaxis], layer.bias, layer.activation, stride, dilation, pad)
+        return self._of_row(at, self.depthwise(self._as_row(at), image))
+
+    def _as_row(self, at: int) -> int:
+        """Sequences as images of one row each."""
+        *outer, steps, channels = self.graph.shape(at)
+        return self.reshape(at, (math.prod(outer), 1, steps, channels))
+
+    def _of_row(self, before: int, at: int) -> int:
+        """What was made of the sequences `before`, as sequences."""
+        return self.reshape(at, (*self.graph.shape(before)[:-2], *self.graph.shape(at)[-2:]))
+
+    def _images(self, at: int, layer: Conv2d | Depthwise2d) -> tuple[int, list[int], list[int]]:
+        """The padded input as images; the sides before their rows; the rows and columns that come out."""
+        *outer, _, _, channels = self.graph.shape(at)
+        if layer.pad != ((0, 0), (0, 0)):
+            at = self.pad(at, {len(outer): layer.pad[0], len(outer) + 1: layer.pad[1]})
+        sides = self.graph.shape(at)[-3:-1]
+        out = [
+            (side - (taps - 1) * dilation - 1) // stride + 1
+            for side, taps, dilation, stride in zip(
+                sides, layer.kernel.shape, layer.dilation, layer.stride, strict=False
+            )
+        ]
+        return self.reshape(at, (math.prod(outer), *sides, channels)), outer, out
+
+    def conv(self, at: int, layer: Conv2d) -> int:
         graph, name = self.graph, self._name("conv")
         filters = len(layer.bias)
-        at, outer, out = self._rows(at, layer)
-        kernel = graph.constant(f"{name}/kernel", layer.kernel.transpose(2, 0, 1)[:, np.newaxis])
+        at, outer, out = self._images(at, layer)
+        kernel = graph.constant(f"{name}/kernel", layer.kernel.transpose(3, 0, 1, 2))
         at = graph.operate(
             "CONV_2D",
             [at, kernel, graph.constant(f"{name}/bias", layer.bias)],
-            (math.prod(outer), 1, out, filters),
+            (math.prod(outer), *out, filters),
             options="Conv2DOptions",
             padding=schema.Padding.VALID,
-            strideW=layer.stride,
-            strideH=1,
-            dilationWFactor=layer.dilation,
+            strideH=layer.stride[0],
+            strideW=layer.stride[1],
+            dilationHFactor=layer.dilation[0],
+            dilationWFactor=layer.dilation[1],
             fusedActivationFunction=_FUSED.get(layer.activation, _NOT_FUSED),
         )
-        return self._activate(self.reshape(at, (*outer, out, filters)), layer.activation)
+        return self._activate(self.reshape(at, (*outer, *out, filters)), layer.activation)
 
-    def depthwise(self, at: int, layer: Depthwise1d) -> int:
+    def depthwise(self, at: int, layer: Depthwise2d) -> int:
         graph, name = self.graph, self._name("depthwise")
-        taps, _, multiplier = layer.kernel.shape
+        *taps, _, multiplier = layer.kernel.shape
         width = len(layer.bias)
-        at, outer, out = self._rows(at, layer)
-        kernel = graph.constant(f"{name}/kernel", layer.kernel.reshape(1, 1, taps, width))
+        at, outer, out = self._images(at, layer)
+        kernel = graph.constant(f"{name}/kernel", layer.kernel.reshape(1, *taps, width))
         at = graph.operate(
             "DEPTHWISE_CONV_2D",
             [at, kernel, graph.constant(f"{name}/bias", layer.bias)],
-            (math.prod(outer), 1, out, width),
-            version=_DEPTHWISE_DILATED if layer.dilation > 1 else _DEPTHWISE,
+            (math.prod(outer), *out, width),
+            version=_DEPTHWISE_DILATED if max(layer.dilation) > 1 else _DEPTHWISE,
             options="DepthwiseConv2DOptions",
             padding=schema.Padding.VALID,
-            strideW=layer.stride,
-            strideH=1,
+            strideH=layer.stride[0],
+            strideW=layer.stride[1],
             depthMultiplier=multiplier,
-            dilationWFactor=layer.dilation,
-            dilationHFactor=1,
+            dilationHFactor=layer.dilation[0],
+            dilationWFactor=layer.dilation[1],
             fusedActivationFunction=_FUSED.get(layer.activation, _NOT_FUSED),
         )
-        return self._activate(self.reshape(at, (*outer, out, width)), layer.activation)
+        return self._activate(self.reshape(at, (*outer, *out, width)), layer.activation)
 
     def dense(self, at: int, layer: Dense) -> int:
         shape = self.graph.shape(at)
@@ -370,7 +471,7 @@ class _Lowering:
         _, steps, _ = self.graph.shape(at)
         at = self._fused_lstm(self.reverse(at) if reverse else at, cell)
         if not sequences:
-            return self.reshape(self.steps(at, steps - 1, 1), (1, len(cell.recurrent)))
+            return self.reshape(self.crop(at, 1, steps - 1, 0), (1, len(cell.recurrent)))
         return self.reverse(at) if reverse and turn else at
 
     def _fused_lstm(self, at: int, cell: LstmCell) -> int:

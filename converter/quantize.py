@@ -27,7 +27,12 @@ _INT8_MAX = 127
 _DIFFUSED = 0.9
 """Of a rounding error, carried to the next step: less than all, for sequences that also shake."""
 _LSTM_KERNELS, _LSTM_RECURRENT = slice(1, 5), slice(5, 9)
-_DEPTHWISE_CHANNEL_AXIS = 3
+_OUT_CHANNELS_FIRST = (
+    schema.BuiltinOperator.CONV_2D,
+    schema.BuiltinOperator.FULLY_CONNECTED,
+    schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM,
+)
+"""Of a kernel; of any other weight (a depthwise kernel, slopes, a constant added to a sequence) it is the last axis."""
 _DEQUANTIZE_FLOAT16, _DEQUANTIZE_PER_CHANNEL = 3, 5
 _DENSE_HYBRID_PER_ROW, _LSTM_HYBRID = 12, 3
 
@@ -195,7 +200,7 @@ def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]],
     if name in names:
         name = f"{name} {members[0]}"
     largest = max(float(np.abs(constant_of(read, tensor)).max()) for tensor in members)
-    depthwise = any(builtin == schema.BuiltinOperator.DEPTHWISE_CONV_2D for builtin, _ in used_by)
+    out_first = any(builtin in _OUT_CHANNELS_FIRST for builtin, _ in used_by)
     dense = all(use == (schema.BuiltinOperator.FULLY_CONNECTED, 1) for use in used_by)
     choices = [Storage.FLOAT32]
     if largest <= float(np.finfo(np.float16).max):
@@ -205,7 +210,7 @@ def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]],
         choices.append(Storage.HYBRID)
     shape = tuple(int(side) for side in entries[0].shape)
     steps = _flattened_steps(read, members[0]) if dense else 1
-    return Weight(name, members, shape, _DEPTHWISE_CHANNEL_AXIS if depthwise else 0, steps, tuple(choices))
+    return Weight(name, members, shape, 0 if out_first else len(shape) - 1, steps, tuple(choices))
 
 
 def _flattened_steps(read: Any, kernel: int) -> int:

@@ -100,7 +100,9 @@ def _uses(read: Any, weight: Weight) -> Iterator[_Use]:
         if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM:
             yield _Use(operator, (int(operator.inputs[0]), int(operator.outputs[0])))
         elif kind in (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D):
-            yield _Use(operator, (int(operator.inputs[0]),))
+            takes = int(operator.inputs[0])
+            if read.subgraphs[0].tensors[takes].shape[-1] == weight.shape[-1]:  # else each group takes some channels
+                yield _Use(operator, (takes,))
 
 
 def _activations(model: bytes, windows: Float32, tensors: list[int]) -> dict[int, Float32]:

@@ -5,8 +5,8 @@ rather than by TensorFlow's converter: that one sets cell_clip to 10 in every fu
 leaves the choice of operator versions and quantized tensors to itself.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -21,7 +21,11 @@ _SCHEMA_VERSION = 3
 _BUFFER_ALIGNMENT = 16  # kernels load weights by SIMD words straight out of the file
 _INT8_MAX = 127
 
-_TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.int8): "INT8", np.dtype(np.int32): "INT32"}
+_FLOAT32 = np.dtype(np.float32)
+_TYPES = {_FLOAT32: "FLOAT32", np.dtype(np.int8): "INT8", np.dtype(np.int32): "INT32", np.dtype(bool): "BOOL"}
+IN_PLACE = frozenset({"ADD", "SUB", "MUL", "DIV", "SOFTMAX"})
+"""Operators that ai-edge-litert 2.3 computes in the memory of an input that nothing else takes."""
+_OPERATOR_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 ABSENT = -1
 """Stands for an optional input that an operator does without."""
 
@@ -84,12 +88,12 @@ class Graph:
         self._buffers.append(buffer)
         return self._tensor(name, values.shape, values.dtype, len(self._buffers) - 1, quantization)
 
-    def computed(self, name: str, shape: Sequence[int]) -> int:
-        return self._tensor(name, shape, np.dtype(np.float32), 0, None)
+    def computed(self, name: str, shape: Sequence[int], dtype: np.dtype[Any] = _FLOAT32) -> int:
+        return self._tensor(name, shape, dtype, 0, None)
 
     def variable(self, name: str, shape: Sequence[int]) -> int:
         """Keeps its value from one invoke to the next, until the interpreter resets it to zero."""
-        index = self._tensor(name, shape, np.dtype(np.float32), 0, None)
+        index = self._tensor(name, shape, _FLOAT32, 0, None)
         self._tensors[index].isVariable = True
         return index
 
@@ -117,10 +121,13 @@ class Graph:
         version: int = 1,
         options: str = "",
         name: str = "",
+        dtype: np.dtype[Any] = _FLOAT32,
         **values: object,
     ) -> int:
         """Adds a builtin operator with one output of this shape, which it returns. values: fields of its options."""
-        (output,) = self.operate_many(operator, inputs, [shape], version=version, options=options, name=name, **values)
+        (output,) = self.operate_many(
+            operator, inputs, [shape], version=version, options=options, name=name, dtype=dtype, **values
+        )
         return output
 
     def operate_many(
@@ -132,6 +139,7 @@ class Graph:
         version: int = 1,
         options: str = "",
         name: str = "",
+        dtype: np.dtype[Any] = _FLOAT32,
         **values: object,
     ) -> list[int]:
         """Like operate, with an output for each shape."""
@@ -146,12 +154,40 @@ class Graph:
         self._steps += 1
         prefix = name or f"{self._steps}_{operator.lower()}"
         names = [prefix] if len(shapes) == 1 else [f"{prefix}_{number}" for number in range(len(shapes))]
-        made.outputs = [self.computed(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        made.outputs = [self.computed(name, shape, dtype) for name, shape in zip(names, shapes, strict=True)]
         self._operators.append(made)
         return list(made.outputs)
 
+    def _keep_apart(self, outputs: Iterable[int]) -> None:
+        """Copies what a RESHAPE takes where its memory would be overwritten while it is still to be read.
+
+        LiteRT's planner lets a RESHAPE share its input's memory, and some operators overwrite an input's. Before that
+        it looks at who else takes the input, and the tensor whose memory that first was, but at none between the two.
+        """
+        made, self._operators = self._operators, []
+        kinds = {id(operator): self._kind(operator) for operator in made}
+        makers = {output: kinds[id(operator)] for operator in made for output in operator.outputs}
+        uses, takers = Counter(outputs), defaultdict[int, set[str]](set)
+        for operator in made:
+            uses.update(operator.inputs)
+            for tensor in operator.inputs:
+                takers[tensor].add(kinds[id(operator)])
+        for operator in made:
+            source, output = operator.inputs[0], operator.outputs[0]
+            in_place = kinds[id(operator)] == "RESHAPE" and makers.get(source) in IN_PLACE and takers[output] & IN_PLACE
+            if in_place and uses[source] > 1:
+                shape = self.shape(source)
+                begin = self.constant(f"begin{output}", np.zeros(len(shape), np.int32))
+                size = self.constant(f"size{output}", np.array(shape, np.int32))
+                operator.inputs[0] = self.operate("SLICE", [source, begin, size], shape, options="SliceOptions")
+            self._operators.append(operator)
+
+    def _kind(self, operator: Any) -> str:
+        return str(_OPERATOR_NAMES[self._codes[operator.opcodeIndex][0]])
+
     def finish(self, inputs: Mapping[str, int], outputs: Mapping[str, int], *, description: str) -> bytes:
         """The file. inputs and outputs: names in the signature, and their tensors."""
+        self._keep_apart(outputs.values())
         graph = schema.SubGraphT()
         graph.tensors, graph.operators = self._tensors, self._operators
         graph.inputs, graph.outputs = list(inputs.values()), list(outputs.values())
@@ -215,14 +251,13 @@ def checked_operators(model: bytes) -> dict[str, int]:
     Raises ConversionFailed where one is no builtin, where an LSTM clips its cell state or where a buffer is not
     aligned.
     """
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     root = schema.Model.GetRootAs(model, 0)
     graph = root.Subgraphs(0)
     counted: Counter[str] = Counter()
     for number in range(graph.OperatorsLength()):
         operator = graph.Operators(number)
         code = root.OperatorCodes(operator.OpcodeIndex())
-        name = names[code.BuiltinCode()]
+        name = _OPERATOR_NAMES[code.BuiltinCode()]
         if name == "CUSTOM" or code.CustomCode() is not None:
             raise ConversionFailed(f"operator {number} ({code.CustomCode()!r}) is no TFLite builtin")
         counted[name] += 1

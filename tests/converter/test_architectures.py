@@ -179,6 +179,7 @@ def many_activations(x: Any) -> Any:
     from keras import layers
 
     names = ("selu", "softplus", "softsign", "log_sigmoid", "hard_silu", "hard_tanh", "mish", "relu6", "elu", "softmax")
+    names += ("celu", "squareplus", "soft_shrink", "tanh_shrink", "sparse_plus", "sparse_sigmoid", "log_softmax")
     x = layers.Concatenate()([layers.Conv1D(4, 2, activation=name)(x) for name in names])
     x = layers.LayerNormalization(center=False)(layers.Dense(8)(x))
     x = layers.Minimum()([layers.LeakyReLU(0.2)(x), layers.ELU(1.7)(x), layers.PReLU()(x)])
@@ -238,6 +239,142 @@ def around_a_shape(x: Any) -> Any:
     return layers.Flatten()(layers.Average()([layers.GRU(5, return_sequences=True)(x), same]) + x)
 
 
+def deep_conv_lstm_2d(x: Any) -> Any:
+    """Ordóñez and Roggen (2016) as published: convolutions over time of each channel, as of an image one pixel deep."""
+    from keras import layers
+
+    steps, channels = x.shape[1:]
+    x = layers.Reshape((steps, channels, 1))(layers.BatchNormalization(name="stays")(x))
+    for _ in range(3):
+        x = layers.Conv2D(6, (5, 1), activation="relu")(x)
+        x = layers.BatchNormalization()(x)
+    x = layers.AveragePooling2D((2, 1))(layers.Dropout(0.5)(x))
+    x = layers.LSTM(10, return_sequences=True)(layers.Reshape((x.shape[1], -1))(x))
+    return layers.LSTM(8)(x)
+
+
+def padded_image(x: Any) -> Any:
+    """Where zeros at the edges, in time or across channels, must stay zeros of what is normalized."""
+    from keras import layers
+
+    x = layers.Reshape((*x.shape[1:], 1))(x)
+    x = layers.BatchNormalization(name="stays0")(x)
+    x = layers.Conv2D(6, 3, padding="same", strides=(2, 1), groups=1)(x)
+    x = layers.BatchNormalization(name="folds0")(x)
+    x = layers.SpatialDropout2D(0.2)(layers.LeakyReLU(0.1)(x))
+    x = layers.BatchNormalization(name="folds1")(layers.AveragePooling2D((3, 2), strides=2, padding="same")(x))
+    x = layers.DepthwiseConv2D((3, 1), depth_multiplier=2, activation="tanh")(x)
+    x = layers.BatchNormalization(name="stays1")(x)
+    x = layers.SeparableConv2D(8, (3, 2), padding="same", activation="elu")(layers.ZeroPadding2D(((2, 1), (0, 1)))(x))
+    x = layers.Cropping2D(((0, 1), (1, 0)))(layers.UpSampling2D((2, 1))(x))
+    x = layers.Conv2D(8, (2, 1), dilation_rate=(2, 1), groups=4)(layers.BatchNormalization(name="folds2")(x))
+    return layers.Concatenate()([layers.GlobalMaxPooling2D()(x), layers.GlobalAveragePooling2D()(x)])
+
+
+def transformer(x: Any) -> Any:
+    """Vaswani et al. (2017), with sines and cosines as positions; the second attention causal, of three inputs."""
+    from keras import layers
+
+    steps, width = x.shape[1], 8
+    place = np.arange(steps)[:, np.newaxis] / 100 ** (np.arange(width) // 2 * 2 / width)
+    x = layers.Dense(width)(x) + np.where(np.arange(width) % 2, np.cos(place), np.sin(place)).astype(np.float32)
+    inner = layers.LayerNormalization(epsilon=1e-6)(x)
+    x = x + layers.MultiHeadAttention(3, 5, dropout=0.1)(inner, inner)
+    inner = layers.Dense(12, activation="gelu")(layers.LayerNormalization(epsilon=1e-6)(x))
+    x = layers.LayerNormalization()(layers.Add()([x, layers.Dropout(0.1)(layers.Dense(width)(inner))]))
+    attend = layers.MultiHeadAttention(2, 4, value_dim=3, use_bias=False, output_shape=6)
+    return attend(query=x, value=layers.Conv1D(5, 3, padding="same")(x), key=inner, use_causal_mask=True)[:, -1]
+
+
+def attentions(x: Any) -> Any:
+    from keras import layers
+
+    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
+    short = layers.MaxPooling1D(3)(x)
+    found = [
+        layers.Attention(use_scale=True)([x, short]),
+        layers.Attention(score_mode="concat", use_scale=True)([x, short, layers.Dense(8)(short)]),
+        layers.AdditiveAttention()([x, x], use_causal_mask=True),
+        layers.AdditiveAttention(use_scale=False)([x, short]),
+    ]
+    x = layers.Concatenate()(found)
+    weights = layers.Softmax()(layers.Flatten()(layers.Dense(1, activation="tanh")(x)))
+    return layers.Dot(axes=1)([weights, x])
+
+
+def other_normalizations(x: Any) -> Any:
+    from keras import layers
+
+    x = layers.Normalization(mean=[1.0, -2.0, 0.5, 3.0], variance=[4.0, 0.3, 2.0, 1.0])(x)
+    x = layers.Conv1D(12, 3)(layers.Rescaling([0.5, 2.0, 1.0, 0.1], offset=-0.3)(x))
+    x = layers.GroupNormalization(4)(layers.BatchNormalization(axis=1)(x))
+    x = layers.Conv1D(6, 3, activation=layers.ReLU(max_value=1.5))(layers.UnitNormalization()(x))
+    x = layers.RMSNormalization()(layers.GroupNormalization(-1, scale=False)(x))
+    return layers.Flatten()(layers.UnitNormalization(axis=[1, 2])(layers.Identity()(x)) * 5.0)
+
+
+def transposed(x: Any) -> Any:
+    """An autoencoder's shape: down with strides, up again with transposed convolutions."""
+    from keras import layers
+
+    skip = layers.Conv1D(8, 5, strides=3, padding="same", activation="relu")(layers.BatchNormalization()(x))
+    x = layers.Conv1D(6, 3, strides=2, padding="same")(skip)
+    x = layers.Conv1DTranspose(8, 4, strides=2, padding="same", activation="elu")(layers.BatchNormalization()(x))
+    x = layers.Cropping1D((0, x.shape[1] - skip.shape[1]))(x)
+    x = layers.Conv1DTranspose(5, 2, strides=3)(layers.BatchNormalization()(layers.Add()([x, skip])))
+    return layers.GlobalMaxPooling1D()(layers.Conv1DTranspose(7, 3, output_padding=0, use_bias=False)(x))
+
+
+def cells(x: Any) -> Any:
+    from keras import layers
+
+    several = [layers.LSTMCell(5), layers.SimpleRNNCell(4, activation="relu6"), layers.LSTMCell(6)]
+    x = layers.RNN(several, return_sequences=True, go_backwards=True)(x)
+    return layers.Flatten()(layers.RNN(layers.GRUCell(6, reset_after=False), return_sequences=True)(x))
+
+
+def between_layers(x: Any) -> Any:
+    from keras import activations, layers, ops
+
+    x = layers.Conv1D(8, 3, padding="same")(x)
+    gate = ops.sigmoid(ops.mean(x, axis=1, keepdims=True) / 2.0)
+    x = ops.maximum(x * gate, -0.5) + ops.square(x[:, ::1, 2:3]) * 0.1
+    x = activations.gelu(ops.concatenate([x, 1.0 - ops.abs(x), ops.tanh(-x)], axis=-1))
+    scores = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 2, 1))) / 8.0)
+    x = ops.expand_dims(scores @ x, axis=-1)[:, 1:-1, ..., 0]
+    x = ops.stack([ops.std(x, axis=1), ops.max(x, axis=1), x[:, -1], ops.clip(x[:, 0], -1.0, 2.0)], axis=1)
+    return ops.reshape(ops.swapaxes((ops.relu(x) + 0.1) ** 0.5, 1, 2), (-1, 4 * 24))
+
+
+def a_model_for_each_part(x: Any) -> Any:
+    import keras
+    from keras import layers
+
+    entry = keras.Input((10, 6))
+    y = layers.Conv1D(6, 3, padding="same", activation="relu")(entry)
+    y = layers.Add()([entry, layers.BatchNormalization()(layers.ZeroPadding1D((1, 0))(layers.Cropping1D((0, 1))(y)))])
+    y = layers.MultiHeadAttention(2, 3)(y, y)
+    y = layers.Concatenate()([layers.GlobalMaxPooling1D()(y), layers.Flatten()(layers.Permute((2, 1))(y)), y[:, 0] * 2])
+    x = layers.TimeDistributed(keras.Model(entry, layers.Dense(7, activation="tanh")(y)))(layers.Reshape((4, 10, 6))(x))
+    return layers.GRU(6)(layers.TimeDistributed(layers.PReLU())(x))
+
+
+def models_in_models(x: Any) -> Any:
+    """Variables of several layers in one group of an .h5 file, the moments of all normalizations behind the rest."""
+    import keras
+    from keras import layers
+
+    def block(shape: Any, *inner: Any) -> Any:
+        each = [layers.Conv1D(4, 3, padding="same"), layers.BatchNormalization(), *inner]
+        return keras.Sequential([keras.Input(shape), *each, layers.Dense(4, "tanh"), layers.BatchNormalization()])
+
+    shape = x.shape[1:]
+    frozen = block(shape)
+    frozen.layers[1].trainable = False
+    x = block(shape, layers.Bidirectional(layers.GRU(2, return_sequences=True)), block(shape), frozen)(x)
+    return layers.Flatten()(layers.TimeDistributed(block((6, 4)))(layers.Reshape((4, 6, 4))(x)))
+
+
 Body = Callable[[Any], Any]
 MODELS: dict[str, tuple[Body, tuple[int, int], int]] = {  # body, (window, channels), classes
     "DeepConvLSTM": (deep_conv_lstm, (48, 9), 5),
@@ -261,8 +398,19 @@ MODELS: dict[str, tuple[Body, tuple[int, int], int]] = {  # body, (window, chann
     "parts of a window": (parts_of_a_window, (40, 6), 4),
     "around a shape": (around_a_shape, (12, 6), 4),
     "twins": (twins, (30, 6), 4),
+    "DeepConvLSTM over an image": (deep_conv_lstm_2d, (37, 9), 5),
+    "padded image": (padded_image, (31, 6), 4),
+    "transformer": (transformer, (25, 6), 6),
+    "attentions": (attentions, (17, 3), 4),
+    "other normalizations": (other_normalizations, (20, 4), 4),
+    "transposed": (transposed, (37, 6), 3),
+    "cells": (cells, (8, 3), 4),
+    "between layers": (between_layers, (20, 6), 4),
+    "a model for each part": (a_model_for_each_part, (40, 6), 4),
 }
 KEPT = {
+    "DeepConvLSTM over an image": ("stays",),
+    "padded image": ("stays0", "stays1"),
     "residual, normalized before": ("stays0", "stays1", "stays2"),
     "normalizations and pooling": (),
     "temporal convolutions": (),
@@ -285,6 +433,8 @@ def disturbed(model: Any, windows: np.ndarray, seed: int) -> None:
     for variable in model.trainable_variables + model.non_trainable_variables:
         shape, path = variable.shape, variable.path
         values = rng.normal(0, 1 / np.sqrt(max(np.prod(shape[:-1]), 1)), shape)
+        if variable.name in ("mean", "variance", "count"):  # of Normalization, which keeps them aside
+            continue
         if "variance" in path:
             values = np.exp(rng.normal(0, 1.5, shape))
         elif "gamma" in path:
@@ -381,10 +531,12 @@ def test_padding_with_zeros_keeps_the_scaler_an_operator(tmp_path):
     faithful(answers(content, raw), np.asarray(model((raw - mean) / scale, training=False)))
 
 
-@pytest.mark.parametrize("name", ["inception", "LSTM, merged each way", "separable"])
+@pytest.mark.parametrize(
+    "name", ["inception", "LSTM, merged each way", "separable", "twins", "attentions", "cells", "models in models"]
+)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning", "ignore:You are saving")
 def test_the_older_h5_file_says_the_same(name, tmp_path):
-    body, shape, classes = MODELS[name]
+    body, shape, classes = MODELS.get(name, (models_in_models, (24, 4), 3))
     body = body if name != "inception" else squeeze_and_excite
     model, windows = made(body, shape, classes), windows_of(shape)
     model.save(tmp_path / "model.h5")

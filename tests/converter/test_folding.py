@@ -10,7 +10,11 @@ from converter.layers import (
     Activate,
     Affine,
     Conv1d,
+    Conv2d,
+    Crop,
+    CropChannels,
     Dense,
+    Depthwise2d,
     Flatten,
     Float64,
     Layer,
@@ -18,8 +22,11 @@ from converter.layers import (
     Merge,
     Node,
     Pad,
+    Permute,
     Pool,
+    Pool2d,
     Recurrent,
+    Reshape,
 )
 
 
@@ -90,6 +97,47 @@ def test_folding_changes_nothing_but_rounding(seed, affines):
     np.testing.assert_allclose(computed(list(folded), x), computed(layers, x), rtol=1e-9, atol=1e-9)
 
 
+def image_of(layer: Conv2d | Depthwise2d, x: Float64) -> Float64:
+    """Straight from the definition of a two-dimensional convolution, pixel by pixel."""
+    each = isinstance(layer, Depthwise2d)
+    x = np.pad(x, (*layer.pad, (0, 0)))
+    reach = [(taps - 1) * gap + 1 for taps, gap in zip(layer.kernel.shape, layer.dilation, strict=False)]
+    rows, columns = ((side - own) // step + 1 for side, own, step in zip(x.shape, reach, layer.stride, strict=False))
+    made = np.empty((rows, columns, len(layer.bias)))
+    for row in range(rows):
+        for column in range(columns):
+            (top, left), (down, right) = (row * layer.stride[0], column * layer.stride[1]), layer.dilation
+            seen = x[top : top + reach[0] : down, left : left + reach[1] : right]
+            product = np.einsum("hwi,hwim->im" if each else "hwi,hwio->o", seen, layer.kernel)
+            made[row, column] = product.reshape(-1) + layer.bias
+    return relu_or_not(made, layer.activation)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    each=st.booleans(),
+    padded=st.booleans(),
+    shifted=st.booleans(),
+    stride=st.sampled_from([(1, 1), (2, 1), (1, 3)]),
+    dilation=st.sampled_from([(1, 1), (2, 1)]),
+)
+def test_maps_around_a_two_dimensional_convolution_fold_exactly(seed, each, padded, shifted, stride, dilation):
+    """The one before only where no zeros are padded, or none of them would become its shift; the one behind always."""
+    rng = np.random.default_rng(seed)
+    kind, width = (Depthwise2d, 12) if each else (Conv2d, 3)
+    pad = ((1, 0), (2, 1)) if padded else ((0, 0), (0, 0))
+    before = Affine(rng.normal(size=4), rng.normal(size=4) * shifted, ("before",))
+    behind = Affine(rng.normal(size=width), rng.normal(size=width), ("behind",))
+    convolution = kind(rng.normal(size=(3, 2, 4, 3)), rng.normal(size=width), "linear", stride, dilation, pad)
+    folded = fold_affines([before, convolution, behind, Activate("relu")])
+    x = rng.normal(size=(7, 5, 4))
+    wanted = image_of(convolution, x * before.scale + before.shift) * behind.scale + behind.shift
+    stays = padded and shifted
+    assert [type(layer) for layer in folded] == [*[Affine] * stays, kind, Activate]
+    at = x * before.scale + before.shift if stays else x
+    np.testing.assert_allclose(image_of(folded[-2], at), wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_an_affine_map_at_the_end_stays():
     layers = fold_affines([Flatten(3), Affine(np.ones(2), np.zeros(2))])
     assert [type(layer) for layer in layers] == [Flatten, Affine]
@@ -123,6 +171,11 @@ STAYS = {
     "before an activation": [a_map(), Activate("relu"), a_dense(1)],
     "after an activation, before another": [a_dense(1), a_map(), Activate("tanh")],
     "a maximum of what turns round": [a_map(), Pool("max", 2, 2), a_dense(1)],
+    "a maximum over rows of what turns round": [a_map(), Pool2d("max", (2, 1), (2, 1)), a_dense(1)],
+    "before channels are left out": [a_map(), CropChannels(0, 1), a_dense(1)],
+    "before another axis comes last": [a_map(), Permute((1, 0)), a_dense(1)],
+    "before a part of the channels comes last": [a_map(), Reshape((4, 1)), a_dense(1)],
+    "before zeros along another axis": [a_map(), Pad(0, 1, axis=1), a_dense(1)],
 }
 
 
@@ -133,6 +186,10 @@ def test_a_map_stays_where_it_does_not_fold_exactly(where):
 
 FOLDS = {
     "into the layer before": [a_dense(1, "linear"), a_map(), Activate("relu")],
+    "past a mean over rows": [a_map(), Pool2d("average", (2, 1), (1, 1), "same"), a_dense(1)],
+    "past a crop of rows": [a_map(), Crop(1, 0, axis=1), a_dense(1)],
+    "past a turn of what comes before": [a_map(), Permute((1, 0, 2)), a_dense(1)],
+    "past channels side by side": [a_map(), Reshape((3, 4)), Dense(np.ones((4, 2)), np.zeros(2), "relu")],
     "past a mean": [a_map(), Pool("average", 2, 2, "same"), a_dense(1)],
     "past a maximum": [Affine(np.ones(2), np.ones(2), ("bn",)), Pool("max", 2, 2), a_dense(1)],
     "without a shift, before zeros": [

@@ -84,6 +84,21 @@ def test_other_layers_are_counted_too(save):
     assert [layer.macs for layer in found.layers] == by_hand
 
 
+def test_work_over_rows_and_columns_is_known(save):
+    from keras import layers
+
+    inner = [
+        layers.Reshape((24, 6, 1)),
+        layers.Conv2D(8, (3, 2)),
+        layers.SeparableConv2D(4, (5, 1)),
+        layers.DepthwiseConv2D((2, 5)),
+        layers.GlobalMaxPooling2D(),
+    ]
+    found = inspect(save([*inner, layers.Dense(4, activation="softmax")]))
+    by_hand = [0, 22 * 5 * 3 * 2 * 8, 18 * 5 * (5 * 8 + 8 * 4), 17 * 2 * 5 * 4, 0, 4 * 4]
+    assert [layer.macs for layer in found.layers] == by_hand
+
+
 def test_a_bundle_s_variants_are_counted_operator_by_operator(demo):
     found = inspect(demo)
     assert found.digest == load_bundle(demo).digest

@@ -95,8 +95,14 @@ def test_layers_come_in_order_with_a_line_for_people(small_keras):
 
 
 SETTINGS = [  # what it shows, layer, change of its entry, settings, the message after the path
-    ("an unknown layer", 1, {"class_name": "Conv2D"}, {}, "layer 1 'conv1d{}' (Conv2D): not supported"),
-    ("a lambda", 3, {"class_name": "Lambda"}, {}, "layer 3 'dropout{}' (Lambda): not supported"),
+    ("an unknown layer", 1, {"class_name": "Conv3D"}, {}, "layer 1 'conv1d{}' (Conv3D): not supported"),
+    (
+        "a lambda",
+        3,
+        {"class_name": "Lambda"},
+        {},
+        "layer 3 'dropout{}' (Lambda): not supported: its code is in the file",
+    ),
     (
         "a custom class",
         1,
@@ -108,11 +114,21 @@ SETTINGS = [  # what it shows, layer, change of its entry, settings, the message
     ("groups", 1, {}, {"groups": 4}, "(Conv1D): groups=4 do not divide 6 channels and 8 filters"),
     ("channels first", 1, {}, {"data_format": "channels_first"}, "(Conv1D): data_format='channels_first'"),
     ("no stride", 1, {}, {"strides": [0]}, "(Conv1D): strides=[0], expected 1 or more"),
-    ("an unknown activation", 1, {}, {"activation": "sparsemax"}, "(Conv1D): activation='sparsemax'"),
+    ("an unknown activation", 1, {}, {"activation": "mine"}, "(Conv1D): activation='mine'"),
+    ("sparsemax", 1, {}, {"activation": "sparsemax"}, "activation='sparsemax', which Keras does not compute as it is"),
+    ("glu", 7, {}, {"activation": "glu"}, "(Dense): activation='glu', which halves its input"),
+    (
+        "a custom activation layer",
+        7,
+        {},
+        {"activation": {"class_name": "ReLU", "module": "my.layers", "config": {}}},
+        "(Dense): a custom class of my.layers, whose code the converter does not run",
+    ),
     ("an activation of one's own", 7, {}, {"activation": {"module": "my"}}, "(Dense): activation={'module': 'my'}"),
     ("half precision", 7, {}, {"dtype": "mixed_float16"}, "(Dense): computes in mixed_float16"),
     ("another merge", 4, {}, {"merge_mode": "max"}, "(Bidirectional): merge_mode='max'"),
-    ("another axis", 2, {}, {"axis": 1}, "(BatchNormalization): axis=1, expected the last one"),
+    ("another axis", 2, {}, {"axis": 3}, "(BatchNormalization): axis=3 of an input (23, 8)"),
+    ("no fixed window", 0, {}, {"batch_shape": [None, None, 6]}, "input shape [None, None, 6], expected [null, window"),
     ("another size", 7, {}, {"units": 6}, "(Dense): kernel is float32 (276, 5), expected float (276, 6)"),
     ("a bias too few", 7, {}, {"use_bias": False}, "(Dense): 2 weights in the file, expected kernel"),
     ("a window too short", 0, {}, {"batch_shape": [None, 1, 6]}, "its input of 1 steps is shorter than its kernel"),

@@ -74,22 +74,51 @@ def layer(kind: str, **settings: Any) -> Callable[[], Any]:
     return of(body)
 
 
-def attention(x: Any) -> Any:
+def attention(**called: Any) -> Callable[[Any], Any]:
+    def body(x: Any) -> Any:
+        from keras import layers
+
+        made = layers.MultiHeadAttention(2, 3, name="it")(x, x, **called)
+        return head(made[0] if isinstance(made, tuple) else made)
+
+    return body
+
+
+def masked_attention(x: Any) -> Any:
+    from keras import layers, ops
+
+    return head(layers.MultiHeadAttention(2, 3, name="it")(x, x, attention_mask=ops.ones((1, 12, 12))))
+
+
+def of_one_s_own(x: Any) -> Any:
+    """A recurrence over a cell that Keras does not have."""
+    import keras
+
+    class Cell(keras.layers.GRUCell):
+        pass
+
+    return head(keras.layers.RNN(Cell(3), name="it")(x))
+
+
+def each_step(x: Any) -> Any:
     from keras import layers
 
-    return head(layers.MultiHeadAttention(2, 3, name="it")(x, x))
+    return head(layers.TimeDistributed(layers.LSTM(2), name="it")(layers.Reshape((3, 4, 3))(x)))
+
+
+def with_ops(make: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    def body(x: Any) -> Any:
+        from keras import ops
+
+        return head(make(ops, x))
+
+    return of(body)
 
 
 def with_state(x: Any) -> Any:
     from keras import layers
 
     return head(layers.GRU(3, name="it")(x, initial_state=layers.GlobalMaxPooling1D()(x)))
-
-
-def operation(x: Any) -> Any:
-    import keras
-
-    return head(keras.ops.sin(x))
 
 
 def image() -> Any:
@@ -117,11 +146,24 @@ REFUSED = {  # what it shows: model, words of the message after the path
     "two inputs": (two_inputs, "the model has 2 inputs, expected one"),
     "two outputs": (two_outputs, "the model has 2 outputs, expected one"),
     "an image": (image, "'window' (InputLayer): input shape [None, 12, 3, 1], expected [null, window, channels]"),
-    "attention": (of(attention), "layer 1 'it' (MultiHeadAttention): not supported"),
+    "an attention's scores": (
+        of(attention(return_attention_scores=True)),
+        "layer 1 'it' (MultiHeadAttention): it is called with return_attention_scores, expected",
+    ),
+    "an attention's mask": (of(masked_attention), "'it' (MultiHeadAttention): it is called with attention_mask"),
+    "attention in training": (of(attention(training=True)), "it is called with training, expected its input alone"),
+    "a cell of one's own": (of(of_one_s_own), "'it' (RNN): a custom class of "),
+    "a recurrence for each part": (of(each_step), "'it' (TimeDistributed): it wraps a recurrence, which takes one"),
     "an initial state": (of(with_state), "'it' (GRU): it is called with initial_state, expected its input alone"),
-    "an operation": (of(operation), "(Sin): an operation between tensors that is not supported"),
-    "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported"),
-    "a normalization over time": (layer("BatchNormalization", axis=1), "'it' (BatchNormalization): axis=1, expected"),
+    "an operation": (with_ops(lambda ops, x: ops.sin(x)), "(Sin): an operation between tensors that is not supported"),
+    "every other step": (with_ops(lambda ops, x: x[:, ::2]), "(GetItem): an operation between tensors that is not"),
+    "the mean of all": (with_ops(lambda ops, x: x - ops.mean(x)), "(Mean): axis=None is over the batch too"),
+    "another power": (with_ops(lambda ops, x: ops.power(x, 3)), "(Power): an operation between tensors that is not"),
+    "a type": (with_ops(lambda ops, x: ops.cast(x, "float16")), "(Cast): dtype='float16', expected 'float32'"),
+    "masking": (layer("Masking"), "layer 1 'it' (Masking): not supported: steps that are left out would need every"),
+    "adaptive pooling": (layer("AdaptiveMaxPooling1D", output_size=3), "'it' (AdaptiveMaxPooling1D): not supported"),
+    "groups over time": (layer("GroupNormalization", groups=3, axis=1), "'it' (GroupNormalization): axis=1, expected"),
+    "RMS over time": (layer("RMSNormalization", axis=[1]), "'it' (RMSNormalization): axis=[1], expected the last"),
     "RMS": (layer("LayerNormalization", rms_scaling=True), "'it' (LayerNormalization): rms_scaling=True"),
     "softmax in a cell": (layer("GRU", units=2, activation="softmax"), "'it' (GRU): activation='softmax'"),
     "thousands of steps": (of(long), "'it' (GRU): 2400 steps, each of which needs operators of its own; at most 2048"),
@@ -203,6 +245,22 @@ def test_code_in_a_setting_that_the_converter_does_not_read_is_refused(tmp_path)
         assert words in str(refusal(path))
 
 
+def test_an_axis_that_keras_forgets_in_an_h5_file_is_refused(tmp_path):
+    """Keras 3.15 itself normalizes over the last axis alone when it loads the file."""
+    layer("UnitNormalization", axis=[1, 2])().save(tmp_path / "model.h5")
+    assert "'it' (UnitNormalization): axis=[1, 2], which Keras forgets" in str(refusal(tmp_path / "model.h5"))
+
+
+def test_a_weight_in_an_h5_file_that_may_be_of_two_layers_is_refused(tmp_path):
+    import keras
+
+    x = entry()
+    deep = keras.Sequential([keras.Input((12, 3)), keras.layers.Dense(3, name="same")], name="deep")
+    inner = keras.Sequential([keras.Input((12, 3)), keras.layers.Dense(3, name="same"), deep], name="inner")
+    keras.Model(x, head(inner(x))).save(tmp_path / "model.h5")
+    assert "weight 'inner/same/kernel' belongs to 2 layers of the model" in str(refusal(tmp_path / "model.h5"))
+
+
 def test_a_damaged_h5_file_is_refused(tmp_path):
     import h5py
 
@@ -240,6 +298,25 @@ def functional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def attentive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers over rows and columns, attention, cells, constants and parts of tensors."""
+    import keras
+    from keras import layers, ops
+
+    x = entry()
+    y = layers.ZeroPadding2D(((1, 0), (0, 2)))(layers.Reshape((12, 3, 1))(x))
+    y = layers.AveragePooling2D((2, 1))(layers.Conv2D(3, (3, 2), padding="same", activation=layers.ReLU(6.0))(y))
+    y = layers.GroupNormalization(3)(ops.max(y[:, :, 1:], axis=2))
+    y = layers.MultiHeadAttention(2, 2)(y, value=y, use_causal_mask=True) + np.ones((6, 3), np.float32)
+    y = layers.Dot(axes=2)([layers.Attention(use_scale=True)([y, y]), ops.clip(y, -1.0, 1.0)])
+    y = layers.RNN([layers.GRUCell(2), layers.LSTMCell(3)], return_sequences=True)(layers.Conv1DTranspose(2, 3)(y))
+    y = layers.Normalization(mean=[0.0, 1.0, 2.0], variance=[1.0, 2.0, 3.0])(ops.transpose(y, (0, 2, 1))[..., :3])
+    path = tmp_path_factory.mktemp("attentive") / "model.keras"
+    keras.Model(x, head(y)).save(path)
+    return path
+
+
 SOMETHING = st.sampled_from(
     [None, True, -1, 0, 3, 1.5, float("nan"), "", "tanh", "window", [], [0], {}, {"config": {}}]
 )
@@ -247,9 +324,9 @@ SOMETHING = st.sampled_from(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional, tmp_path):
+def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional, attentive, tmp_path):
     """Whatever stands in place of one value of the configuration, however deep."""
-    with zipfile.ZipFile(functional) as archive:
+    with zipfile.ZipFile(data.draw(st.sampled_from([functional, attentive]))) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(contents["config.json"])
     at: Any = config["config"]

@@ -9,7 +9,7 @@ import pytest
 
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
-from converter.layers import Dense, Flatten
+from converter.layers import Activate, Dense, Flatten, GlobalPool, Reduce, Reshape
 from converter.lowering import WeightFormat, lower
 from converter.tflite import checked_operators
 from gateway.inference.interpreter import LiteRtInterpreter
@@ -149,6 +149,23 @@ def test_the_reference_architecture_takes_builtins_only(reference_keras):
         sizes[kind] = len(model)
     assert sizes[WeightFormat.FLOAT32] < 2_010_000
     assert sizes[WeightFormat.DYNAMIC] < 520_000
+
+
+@pytest.mark.parametrize(
+    ("steps", "pool"), [(1000, GlobalPool("average")), (500, Reduce("sum", (0,))), (37, Reduce("mean", (0, 1)))]
+)
+def test_a_long_mean_is_as_near_as_float32_can_tell(steps, pool):
+    """Of sequences that stand still, where adding up one after the other rounds to the same side each time."""
+    windows = np.random.default_rng(6).uniform(5, 10, (20, 1, 6)).astype(np.float32) * np.ones(
+        (1, steps, 1), np.float32
+    )
+    width = 1 if pool == Reduce("mean", (0, 1)) else 6
+    head = [Reshape((width,)), Dense(np.eye(width), np.zeros(width), "linear"), Activate("softmax")]
+    model = LiteRtInterpreter(lower([pool, *head], window=steps, channels=6, weights=WeightFormat.FLOAT32))
+    found = np.stack([model.run(window[None])[1] for window in windows])
+    exact = windows.astype(np.float64).mean(axis=(1, 2) if width == 1 else 1).reshape(20, width)
+    exact = exact * steps if pool == Reduce("sum", (0,)) else exact
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_the_same_layers_make_the_same_bytes(small_keras):

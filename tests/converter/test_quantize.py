@@ -144,3 +144,80 @@ def test_a_weight_too_large_for_float16_is_not_offered_it(small_float):
     assert weights_of(model)[0].choices == (Storage.FLOAT32, Storage.INT8)
     with pytest.raises(ValueError, match="cannot be stored as float16"):
         with_storage(model, {weight.name: Storage.FLOAT16})
+
+
+@pytest.fixture(scope="module")
+def other_kernels() -> bytes:
+    """Over (24, 6): convolutions over rows and columns, an attention's four kernels, and an added constant."""
+    from converter.layers import (
+        Activate,
+        Conv2d,
+        Dense,
+        Depthwise2d,
+        Flatten,
+        MatMul,
+        MergeConstant,
+        Node,
+        Permute,
+        Reshape,
+    )
+    from converter.lowering import WeightFormat, lower
+
+    rng = np.random.default_rng(8)
+
+    def weights(*shape: int) -> np.ndarray:
+        """Each output channel, the last axis, of another size: one scale for all would show."""
+        return rng.normal(0, 1 / np.sqrt(np.prod(shape[:-1])), shape) * np.exp(rng.normal(0, 1, shape[-1]))
+
+    heads = [Reshape((24, 2, 12)), Permute((1, 0, 2))]
+    layers = [
+        Reshape((24, 6, 1)),
+        Conv2d(weights(5, 3, 1, 40), weights(40), "relu", pad=((2, 2), (1, 1))),
+        Depthwise2d(weights(3, 6, 40, 1) * 5, weights(40), "linear", pad=((1, 1), (0, 0))),
+        Reshape((24, 40)),
+        MergeConstant("add", weights(24, 40) * 5),
+        Dense(weights(40, 24), weights(24), "linear"),
+        *heads,
+        Node(Dense(weights(40, 24), weights(24), "linear"), (4,)),
+        *heads,
+        Node(MatMul(turned=True), (4, 1)),
+        Activate("softmax"),
+        Node(Dense(weights(40, 24), weights(24), "linear"), (9,)),
+        *heads,
+        Node(MatMul(), (4, 1)),
+        Permute((1, 0, 2)),
+        Reshape((24, 24)),
+        Dense(weights(24, 24), weights(24), "linear"),
+        Flatten(24),
+        Dense(weights(24 * 24, 4), weights(4), "softmax"),
+    ]
+    return lower(layers, window=24, channels=6, weights=WeightFormat.FLOAT32)
+
+
+def test_other_kernels_are_weights_with_a_scale_for_each_output_channel(other_kernels):
+    found = [(weight.shape, weight.axis, Storage.HYBRID in weight.choices) for weight in weights_of(other_kernels)]
+    assert found == [
+        ((40, 5, 3, 1), 0, False),
+        ((1, 3, 6, 40), 3, False),
+        ((1, 24, 40), 2, False),
+        *[((24, 40), 0, True)] * 3,
+        ((24, 24), 0, True),
+        ((4, 576), 0, True),
+    ]
+
+
+@pytest.mark.parametrize("storage", [Storage.FLOAT16, Storage.INT8])
+def test_other_kernels_are_expanded_as_numpy_expands_them(other_kernels, windows, storage):
+    """Twice: what is expanded once, at load, is not written over."""
+    twice = np.concatenate([windows, windows])
+    for weight in weights_of(other_kernels):
+        if weight.steps == 1:
+            ours = answers(with_storage(other_kernels, {weight.name: storage}), twice)
+            np.testing.assert_array_equal(ours, answers(with_rounded_floats(other_kernels, weight, storage), twice))
+            assert not np.array_equal(ours, answers(other_kernels, twice)), weight.name
+
+
+def test_an_attention_s_kernels_can_be_hybrid(other_kernels, windows):
+    exact = answers(other_kernels, windows)
+    found = answers(dynamic_range(other_kernels), windows)
+    assert 0 < np.abs(found - exact).mean() < 0.15 * np.abs(exact).mean()

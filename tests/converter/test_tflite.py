@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import ConversionFailed
-from converter.layers import Dense, Flatten, LstmCell, Recurrent
+from converter.layers import Activate, Dense, Flatten, LstmCell, Merge, Node, Recurrent, Reshape
 from converter.lowering import WeightFormat, lower
-from converter.tflite import Graph, checked_operators
+from converter.tflite import IN_PLACE, Graph, checked_operators
+from gateway.inference.interpreter import LiteRtInterpreter
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,61 @@ def test_int8_weights_are_off_by_half_a_step_at_most(seed, per_row, scale_log):
     assert len(scale) == (4 if per_row else 1)
     assert np.abs(counts).max() == 127
     assert (np.abs(counts * scale - values) <= scale * 0.501).all()
+
+
+def turned(graph: Graph, at: int) -> int:
+    """A tensor whose memory is its own."""
+    axes = graph.constant(f"axes{at}", np.array([0, 2, 1], np.int32))
+    batch, rows, columns = graph.shape(at)
+    return graph.operate("TRANSPOSE", [at, axes], (batch, columns, rows), options="TransposeOptions")
+
+
+ELEMENTWISE = {  # operator: its options, and whether it takes a second input
+    **{name: (f"{name.capitalize()}Options", True) for name in ("ADD", "SUB", "MUL", "DIV")},
+    **dict.fromkeys(("MAXIMUM", "MINIMUM"), ("MaximumMinimumOptions", True)),
+    **dict.fromkeys(("RELU", "RELU6", "TANH", "LOGISTIC", "ELU", "LOG", "SQRT", "RSQRT"), ("", False)),
+    **{name: (f"{name.capitalize()}Options", False) for name in ("SOFTMAX", "EXP", "NEG", "ABS", "SQUARE", "GELU")},
+    "LOG_SOFTMAX": ("LogSoftmaxOptions", False),
+    "LEAKY_RELU": ("LeakyReluOptions", False),
+    "PRELU": ("", True),
+}
+
+
+@pytest.mark.parametrize("operator", ELEMENTWISE)
+def test_the_runtime_overwrites_an_input_by_the_operators_that_are_known_to(operator):
+    """Where another one does, a tensor that is still to be read may be lost: then it belongs in IN_PLACE."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    options, has_second = ELEMENTWISE[operator]
+    graph = Graph()
+    window = graph.computed("window", (1, 6, 4))
+    at = turned(graph, window)
+    second = [graph.constant("second", np.ones((1, 4, 6)))] * has_second
+    made = graph.operate(operator, [at, *second], (1, 4, 6), options=options)
+    content = graph.finish({"window": window}, {"probabilities": turned(graph, made)}, description="")
+    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
+    interpreter.allocate_tensors()
+    before, after = (interpreter.tensor(one)().__array_interface__["data"][0] for one in (at, made))
+    assert (before == after) == (operator in IN_PLACE)
+
+
+def test_a_tensor_that_is_still_to_be_read_is_not_overwritten_through_another_shape_of_it():
+    """The product's memory is the dense layer's. A softmax of it in another shape comes before its second use."""
+    kernel, x = np.random.default_rng(3).normal(size=(4, 4)), np.array([[0.5, -1.0], [2.0, 0.3]], np.float32)
+    layers = [
+        Reshape((4,)),
+        Dense(kernel, np.zeros(4), "linear"),
+        Reshape((2, 2)),
+        Node(Merge("multiply"), (1, 4)),  # with the window
+        Reshape((4,)),
+        Activate("softmax"),
+        Reshape((2, 2)),
+        Node(Merge("add"), (1, 4)),
+        Flatten(2),
+        Activate("softmax"),
+    ]
+    content = lower(layers, window=2, channels=2, weights=WeightFormat.FLOAT32)
+    product = (x.reshape(4) @ kernel) * x.reshape(4)
+    expected = np.exp(product) / np.exp(product).sum() + product
+    np.testing.assert_allclose(LiteRtInterpreter(content).run(x[None])[1], expected, rtol=1e-5)
