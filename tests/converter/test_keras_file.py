@@ -128,7 +128,6 @@ SETTINGS = [  # what it shows, layer, change of its entry, settings, the message
     ("half precision", 7, {}, {"dtype": "mixed_float16"}, "(Dense): computes in mixed_float16"),
     ("another merge", 4, {}, {"merge_mode": "max"}, "(Bidirectional): merge_mode='max'"),
     ("another axis", 2, {}, {"axis": 3}, "(BatchNormalization): axis=3 of an input (23, 8)"),
-    ("no fixed window", 0, {}, {"batch_shape": [None, None, 6]}, "input shape [None, None, 6], expected [null, window"),
     ("another size", 7, {}, {"units": 6}, "(Dense): kernel is float32 (276, 5), expected float (276, 6)"),
     ("a bias too few", 7, {}, {"use_bias": False}, "(Dense): 2 weights in the file, expected kernel"),
     ("a window too short", 0, {}, {"batch_shape": [None, 1, 6]}, "its input of 1 steps is shorter than its kernel"),
