@@ -149,4 +149,4 @@ def test_where_a_window_magnifies_rounding_the_real_model_is_as_exact_as_keras(r
     assert keras_off.max() > 2e-5
     assert off.max() <= 2 * keras_off.max()
     assert np.quantile(off, 0.99) <= 2 * np.quantile(keras_off, 0.99)
-    assert (apart(ours, keras) > 2e-5).sum() <= 5
+    assert (apart > 2e-5).sum() <= 5
