@@ -7,7 +7,7 @@ class ModelRejected(InputRejected):
     """The .keras file cannot be read, or holds something that cannot be converted faithfully."""
 
 
-class WindowsRejected(ModelRejected):
+class InputShapeRejected(ModelRejected):
     """The Keras model takes windows of another shape than those that it is to be asked about."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.errors import ConversionFailed, ModelRejected, WindowsRejected
+from converter.errors import ConversionFailed, InputShapeRejected, ModelRejected
 from converter.keras_model import load_keras
 from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import Parity
@@ -54,13 +54,13 @@ def random_windows(count: int, *, window: int, config: TrainingConfig, seed: int
 def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig, *, softmax: bool = False) -> Float32:
     """What the model as it was saved answers, the scaler applied outside: (n, classes).
 
-    softmax: the model answers logits. Raises ModelRejected; WindowsRejected for windows of another shape than it takes.
+    softmax: the model answers logits. Raises ModelRejected; InputShapeRejected where it takes windows of another shape.
     """
     loaded = load_keras(model)
     _name_as_scopes(loaded)
     taken, given = tuple(loaded.input_shape[1:]), windows.shape[1:]
     if taken != given:
-        raise WindowsRejected(f"{model}: it takes windows of {taken}, not of {given}")
+        raise InputShapeRejected(f"{model}: it takes windows of {taken}, not of {given}")
     scaled = ((windows.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)).astype(np.float32)
     probabilities = np.asarray(loaded.predict(scaled, batch_size=_KERAS_BATCH, verbose=0), np.float32)
     if softmax:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasketches import kll_floats_sketch
 
-from converter.errors import ConversionFailed, WindowsRejected
+from converter.errors import ConversionFailed, InputShapeRejected
 from converter.keras_archive import checked_content
 from converter.parity import FLOAT_DP_MAX, PARITY_WINDOWS_MAX, keras_probabilities, margins, random_windows
 from converter.reference import reference_in_words
@@ -211,7 +211,7 @@ def _against(
     windows = random_windows(count, window=manifest.window, config=config, seed=seed)
     try:
         reference = keras_probabilities(model, windows, config, softmax=manifest.model.softmax_added)
-    except WindowsRejected as error:
+    except InputShapeRejected as error:
         yield Check("windows", False, str(error))
         return
     if reference.shape != (count, len(manifest.labels)):
