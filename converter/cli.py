@@ -38,7 +38,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('fidget-gateway')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text, description, end, add_arguments in (
-        ("convert", "make a bundle of a .keras file", cli_help.CONVERT, cli_help.CONVERT_END, _add_convert),
+        ("convert", "make a bundle of a .keras or .h5 file", cli_help.CONVERT, cli_help.CONVERT_END, _add_convert),
         ("inspect", "show what is in a model or bundle", cli_help.INSPECT, cli_help.INSPECT_END, add_inspect),
         ("verify", "check a bundle, also against the Keras model", cli_help.VERIFY, cli_help.VERIFY_END, add_verify),
         ("pack", "make one .zip of a bundle", cli_help.PACK, cli_help.PACK_END, add_pack),
@@ -75,7 +75,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     from converter.gate import MIN_AGREEMENT
 
     add = parser.add_argument
-    add("model", metavar="MODEL.keras", type=Path, help="the model, as Keras 3 saved it")
+    add("model", metavar="MODEL.keras", type=Path, help="the model, .keras or .h5, as Keras 3 saved it")
     add("--scaler", metavar="CONFIG.json", type=Path, required=True, help="the training's JSON: scaler, labels, window")
     add("--out", metavar="BUNDLE/", type=Path, required=True, help="the folder to write; must not exist yet")
     add("--force", action="store_true", help="replace a bundle that stands there")

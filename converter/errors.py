@@ -7,6 +7,10 @@ class ModelRejected(InputRejected):
     """The .keras file cannot be read, or holds something that cannot be converted faithfully."""
 
 
+class InputShapeRejected(ModelRejected):
+    """The Keras model takes windows of another shape than those that it is to be asked about."""
+
+
 class ScalerRejected(InputRejected):
     """The training's JSON (scaler, labels, window) cannot be used with this model."""
 

@@ -51,7 +51,8 @@ def choose_default(variants: Mapping[str, Variant], *, min_agreement: float = MI
             return name, ". ".join([reason, *(f"{other}: {why}" for other, why in failures.items())])
         failures[name] = failure
     first = next(iter(variants))
-    return first, ". ".join(f"{name}: {why}" for name, why in failures.items())
+    reason = f"{first} is the most exact one, and none passes"
+    return first, ". ".join([reason, *(f"{name}: {why}" for name, why in failures.items())])
 
 
 def _failures(variant: Variant, min_agreement: float) -> Iterator[str]:

@@ -41,7 +41,7 @@ class LayerEntry:
 
 @dataclass(frozen=True, slots=True)
 class KerasInspection:
-    """stored: numbers in the file, with the optimizer's slots where it has them."""
+    """stored: numbers in the file, with the optimizer's slots where it has them. macs: of the layers that know."""
 
     path: str
     sha256: str

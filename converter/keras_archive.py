@@ -21,6 +21,8 @@ CORRUPT_ZIP = (
 )
 SAVE_AGAIN = "Save the model again with Keras 3: model.save('name.keras')."
 
+_GIVE = "Give a model saved as .keras or .h5 by Keras 3."
+
 _FILE_BYTES_MAX = 1 << 30
 _WEIGHTS_BYTES_MAX = 512 << 20
 """A hundred times the reference model's, with its optimizer's; a zip may unpack to far more than it weighs."""
@@ -36,12 +38,12 @@ def checked_content(path: Path) -> bytes:
     """
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "no file"
-        raise ModelRejected(f"{path} is {found}", hint="Give a model saved as .keras by Keras 3.")
+        raise ModelRejected(f"{path} is {found}", hint=_GIVE)
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ModelRejected(f"{path}: {error.strerror}", hint="Give a model saved as .keras by Keras 3.") from None
+        raise ModelRejected(f"{path}: {error.strerror}", hint=_GIVE) from None
     if len(content) > _FILE_BYTES_MAX:
         raise no_intact(path, f"it has more than {_FILE_BYTES_MAX} bytes")
     try:

@@ -1,15 +1,17 @@
 """Does the converted model say what the Keras model says? Measured on windows far wider than the training's."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.errors import ConversionFailed, ModelRejected
+from converter.errors import ConversionFailed, InputShapeRejected, ModelRejected
 from converter.keras_model import load_keras
 from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import Parity
@@ -50,11 +52,15 @@ def random_windows(count: int, *, window: int, config: TrainingConfig, seed: int
 
 
 def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig, *, softmax: bool = False) -> Float32:
-    """What the model as it was saved answers, the scaler applied outside: (n, classes). Raises ModelRejected.
+    """What the model as it was saved answers, the scaler applied outside: (n, classes).
 
-    softmax: the model answers logits.
+    softmax: the model answers logits. Raises ModelRejected; InputShapeRejected where it takes windows of another shape.
     """
     loaded = load_keras(model)
+    _name_as_scopes(loaded)
+    taken, given = tuple(loaded.input_shape[1:]), windows.shape[1:]
+    if taken != given:
+        raise InputShapeRejected(f"{model}: it takes windows of {taken}, not of {given}")
     scaled = ((windows.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)).astype(np.float32)
     probabilities = np.asarray(loaded.predict(scaled, batch_size=_KERAS_BATCH, verbose=0), np.float32)
     if softmax:
@@ -64,6 +70,12 @@ def keras_probabilities(model: Path, windows: Float32, config: TrainingConfig, *
         hint = "Its weights are too large for float32; train again with smaller steps."
         raise ModelRejected(f"{model}: Keras itself answers NaN to some windows", hint=hint)
     return probabilities
+
+
+def _name_as_scopes(model: Any) -> None:
+    """Keras takes any text as a name, TensorFlow some letters only (tensorflow/python/framework/ops.py, name_scope)."""
+    for layer in model._flatten_layers():
+        layer.name = re.sub(r"[^A-Za-z0-9.>-]", ".", layer.name)
 
 
 Advanced = Callable[[int, int], None]

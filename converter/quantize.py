@@ -9,7 +9,7 @@ slice of an axis: https://ai.google.dev/edge/litert/models/quantization_spec
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -114,11 +114,6 @@ def dynamic_range(model: bytes) -> bytes:
             edit.hybrid_dense(weight)
     edit.hybrid_lstms()
     return edit.finish()
-
-
-def plan_size(weights: Iterable[Weight], plan: Plan) -> int:
-    """Bytes of these weights alone, without scales and operators."""
-    return sum(weight.size * plan.get(weight.name, Storage.FLOAT32).bytes_each for weight in weights)
 
 
 def int8_of(values: Float32, axis: int | None, steps: int = 1) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from converter.parity import margins
 from converter.sensors import at_rest, full_scale
 from converter.training_config import TrainingConfig
 from gateway.bundle.manifest import SelfTest
@@ -15,7 +16,7 @@ from gateway.motion.samples import Float32
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
 
 SELF_TEST_FILE = "self_test.npy"
-CLEAR_MARGIN = 0.2
+_CHOSEN_MARGIN = 0.2
 """Between the two best classes: on a window that is nearly a tie, rounding alone would tell another class."""
 RANDOM_WINDOWS = 8
 FLOAT_TOLERANCE = 1e-3
@@ -45,8 +46,7 @@ def self_test_windows(windows: Float32, reference: Float32, config: TrainingConf
     both ends of what its sensors measure) come between them, so that a runtime that keeps its state from one window to
     the next is found out.
     """
-    best = np.sort(reference, axis=1)
-    clear = best[:, -1] - best[:, -2] >= CLEAR_MARGIN
+    clear = margins(reference) >= _CHOSEN_MARGIN
     top = reference.argmax(axis=1)
     turns: list[tuple[int, int]] = []  # (how many of its class came before it, where it stands)
     seen: dict[int, int] = {}

@@ -127,7 +127,8 @@ def show_keras(found: "KerasInspection") -> None:
     _say(to, f"parameters: {found.parameters:,}, of which trainable {found.trainable:,}")
     if found.stored is not None:
         _say(to, f"numbers in the file, with the optimizer's where it has them: {found.stored:,}")
-    _say(to, f"multiply-accumulates a window: {found.macs:,} ({found.macs / 1e6:.1f} M)")
+    least = "at least " if any(layer.macs is None for layer in found.layers) else ""
+    _say(to, f"multiply-accumulates a window: {least}{found.macs:,} ({found.macs / 1e6:.1f} M)")
     shapes = [" and ".join(map(_shape, of)) for of in (found.inputs, found.outputs)]
     _say(to, f"one window: {shapes[0]} to {shapes[1]}; file {found.size:,} bytes")
     _say(to, f"sha256 {found.sha256}")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from datasketches import kll_floats_sketch
 
-from converter.errors import ConversionFailed
+from converter.errors import ConversionFailed, InputShapeRejected
 from converter.keras_archive import checked_content
-from converter.parity import FLOAT_DP_MAX, PARITY_WINDOWS_MAX, keras_probabilities, random_windows
+from converter.parity import FLOAT_DP_MAX, PARITY_WINDOWS_MAX, keras_probabilities, margins, random_windows
 from converter.reference import reference_in_words
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
@@ -209,7 +209,11 @@ def _against(
     progress(f"asking the Keras model about {count} random windows")
     config = _config(bundle)
     windows = random_windows(count, window=manifest.window, config=config, seed=seed)
-    reference = keras_probabilities(model, windows, config, softmax=bundle.manifest.model.softmax_added)
+    try:
+        reference = keras_probabilities(model, windows, config, softmax=manifest.model.softmax_added)
+    except InputShapeRejected as error:
+        yield Check("windows", False, str(error))
+        return
     if reference.shape != (count, len(manifest.labels)):
         expected = f"{len(manifest.labels)} labels in the bundle"
         yield Check("outputs", False, f"Keras answers with shape {reference.shape[1:]}, {expected}")
@@ -229,8 +233,7 @@ def _parity(bundle: Bundle, name: str, answers: Float32, reference: Float32) -> 
     found = f"same top class on {agreement:.2%} of {count} windows, max |dp| {dp.max():.2g}"
     what = f"{name}: agrees with Keras"
     if stated.dp_max <= FLOAT_DP_MAX:
-        best = np.sort(reference, axis=1)
-        clear = best[:, -1] - best[:, -2] > FLOAT_DP_MAX
+        clear = margins(reference) > FLOAT_DP_MAX
         passed = bool(dp.max() <= FLOAT_DP_MAX and not (differs & clear).any())
         return Check(what, passed, f"{found} (at most {FLOAT_DP_MAX:g})")
     claimed = stated.top1_agreement

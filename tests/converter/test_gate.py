@@ -54,6 +54,12 @@ def test_the_gate_picks_the_default(shows, others, default, words):
     assert words in reason
 
 
+def test_where_none_passes_the_reason_says_so_before_what_each_lacks():
+    _, reason = choose_default({"float32": variant(2000, parity(1, 300)), "mixed": variant(580, parity(1, 300))})
+    lacks = "measured on 300 walks, 1000 or more are asked for"
+    assert reason == f"float32 is the most exact one, and none passes. mixed: {lacks}. float32: {lacks}"
+
+
 def test_what_is_asked_for_can_be_changed():
     variants = {"float32": EXACT, "mixed": variant(580, parity(0.996)), "dynamic": variant(500, parity(0.97))}
     assert [choose_default(variants, min_agreement=least)[0] for least in (0.998, 0.996, 0.97)] == (

@@ -4,6 +4,7 @@ import pytest
 from converter.errors import ConversionFailed
 from converter.parity import (
     compare,
+    keras_probabilities,
     random_windows,
     require_float_parity,
     require_isolation,
@@ -39,6 +40,20 @@ def test_random_windows_are_those_of_their_seed():
     first, again, other = (random_windows(3, window=20, config=CONFIG, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_keras_answers_whatever_its_layers_are_called(tmp_path):
+    import keras
+    from keras import layers
+
+    window = keras.Input((8, 6), name="Fenster (roh)")
+    recurrent = layers.Bidirectional(layers.LSTM(2, name="_l s"), name="hin & zurück")(window)
+    model = keras.Model(window, layers.Dense(2, activation="softmax", name="p: %")(recurrent), name="_Größe 2")
+    model.save(tmp_path / "m.keras")
+    windows = random_windows(3, window=8, config=CONFIG, seed=1)
+    scaled = ((windows - np.array(CONFIG.mean)) / np.array(CONFIG.scale)).astype(np.float32)
+    eager = model(scaled).numpy()
+    np.testing.assert_allclose(keras_probabilities(tmp_path / "m.keras", windows, CONFIG), eager, atol=1e-5)
 
 
 def test_parity_figures():

@@ -59,6 +59,16 @@ def test_the_layers_of_a_keras_file_have_a_line_each(shown, reference_keras):
     assert "multiply-accumulates a window: 18,488,992 (18.5 M)" in lines
 
 
+def test_a_total_that_leaves_layers_out_says_so(shown, tmp_path):
+    import keras
+
+    window = keras.Input((24, 6))
+    attended = keras.layers.MultiHeadAttention(2, 4)(window, window)
+    keras.Model(window, keras.layers.Dense(3)(attended)).save(tmp_path / "m.keras")
+    lines = shown(lambda: main(["inspect", str(tmp_path / "m.keras")]))
+    assert f"multiply-accumulates a window: at least {24 * 6 * 3} (0.0 M)" in lines
+
+
 def test_a_bundle_is_summed_up_before_its_details(shown, demo):
     lines = shown(lambda: main(["inspect", str(demo)]))
     rows = [line.split() for line in lines]
@@ -71,7 +81,8 @@ def test_a_bundle_is_summed_up_before_its_details(shown, demo):
 def test_a_check_keeps_its_whole_digest(shown, demo):
     lines = shown(lambda: main(["verify", str(demo)]))
     assert load_bundle(demo).digest in "".join(line.strip() for line in lines)
-    assert sum("holds" in line.split() for line in lines) == 9
+    checks = 3 + 4 * len(load_bundle(demo).manifest.variants)  # of the whole; of each variant
+    assert sum("holds" in line.split() for line in lines) == checks
 
 
 def test_names_longer_than_the_terminal_go_on_in_the_next_line(shown):

@@ -129,6 +129,10 @@ def test_another_keras_model_fails(made, save, tmp_path):
     assert made.manifest.model.keras_sha256[:12] in found["Keras file"]
     fewer = save([layers.Flatten(), layers.Dense(3, activation="softmax")], seed=5)
     assert set(failing(verify(made.path, against=fewer, windows=100))) == {"Keras file", "outputs"}
+    longer = save([layers.Flatten(), layers.Dense(4, activation="softmax")], seed=5, shape=(30, 3))
+    found = failing(verify(made.path, against=longer, windows=100))
+    assert set(found) == {"Keras file", "windows"}
+    assert "it takes windows of (30, 3), not of (24, 6)" in found["windows"]
 
 
 def test_figures_that_promise_too_much_fail(made, small_keras, tmp_path):
