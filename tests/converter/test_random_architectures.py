@@ -1,7 +1,7 @@
 """Models put together at random, each held against Keras: it converts faithfully, or is refused in a sentence.
 
-A few always. FIDGET_SOAK=600 goes on for as many seconds, from FIDGET_SEED (1000) on; a failure names its seed, which
-FIDGET_SEED then tries first.
+A few always; `make soak` goes on for FIDGET_SOAK seconds (600), from FIDGET_SEED (1000) on. A failure names its seed,
+which FIDGET_SEED then tries first.
 """
 
 import json
@@ -301,10 +301,10 @@ def test_a_random_model_says_what_keras_says(tmp_path):
     assert outcomes.count("converted") > len(SEEDS) * 0.8, outcomes
 
 
-@pytest.mark.skipif("FIDGET_SOAK" not in os.environ, reason="goes on for FIDGET_SOAK seconds")
+@pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_random_models_say_what_keras_says_for_as_long_as_asked(tmp_path):
-    seed, until = int(os.environ.get("FIDGET_SEED", 1000)), time.monotonic() + float(os.environ["FIDGET_SOAK"])
+    seed, until = int(os.environ.get("FIDGET_SEED", 1000)), time.monotonic() + float(os.environ.get("FIDGET_SOAK", 600))
     outcomes = []
     while time.monotonic() < until:
         outcomes.append(held_against_keras(seed, tmp_path))
