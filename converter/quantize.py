@@ -23,10 +23,10 @@ from gateway.motion.samples import Float32
 
 WEIGHT_SIZE_MIN = 512
 """Numbers in a weight below which it stays float32: the operator that expands it costs a hundred bytes itself."""
-_INT8_MAX = 127
+INT8_MAX = 127
 _DIFFUSED = 0.9
 """Of a rounding error, carried to the next step: less than all, for sequences that also shake."""
-_LSTM_KERNELS, _LSTM_RECURRENT = slice(1, 5), slice(5, 9)
+_LSTM_KERNELS, LSTM_RECURRENT = slice(1, 5), slice(5, 9)
 _OUT_CHANNELS_FIRST = (
     schema.BuiltinOperator.CONV_2D,
     schema.BuiltinOperator.FULLY_CONNECTED,
@@ -130,13 +130,13 @@ def int8_of(values: Float32, axis: int | None, steps: int = 1) -> tuple[NDArray[
         shape[axis] = -1
     exact = values / scale.astype(np.float64).reshape(shape)
     if steps == 1:
-        return np.clip(np.rint(exact), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale
+        return np.clip(np.rint(exact), -INT8_MAX, INT8_MAX).astype(np.int8), scale
     sequence = exact.reshape(len(exact), steps, -1)
     counts = np.empty(sequence.shape, np.int8)
     left_over = np.zeros_like(sequence[:, 0])
     for step in range(steps):
         wanted = sequence[:, step] + _DIFFUSED * left_over
-        counts[:, step] = np.clip(np.rint(wanted), -_INT8_MAX, _INT8_MAX)
+        counts[:, step] = np.clip(np.rint(wanted), -INT8_MAX, INT8_MAX)
         left_over = np.clip(wanted - counts[:, step], -0.5, 0.5)  # what the range cuts off is not carried on
     return counts.reshape(values.shape), scale
 
@@ -145,7 +145,7 @@ def int8_scale(values: NDArray[np.floating[Any]], axis: int | None) -> NDArray[n
     """A scale for each slice of the axis, or one for all, (n,): its largest number becomes 127."""
     others = None if axis is None else tuple(number for number in range(values.ndim) if number != axis)
     largest = np.abs(values.astype(np.float64)).max(axis=others)
-    return np.atleast_1d((np.where(largest > 0, largest, 1.0) / _INT8_MAX).astype(np.float32))
+    return np.atleast_1d((np.where(largest > 0, largest, 1.0) / INT8_MAX).astype(np.float32))
 
 
 def builtin_of(read: Any, operator: Any) -> int:
@@ -176,7 +176,7 @@ def _weights(read: Any, smallest: int = WEIGHT_SIZE_MIN) -> tuple[Weight, ...]:
     for operator in graph.operators:
         inputs = tuple(int(tensor) for tensor in operator.inputs)
         lstm = builtin_of(read, operator) == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
-        groups = [inputs[_LSTM_KERNELS], inputs[_LSTM_RECURRENT]] if lstm else [(tensor,) for tensor in inputs]
+        groups = [inputs[_LSTM_KERNELS], inputs[LSTM_RECURRENT]] if lstm else [(tensor,) for tensor in inputs]
         for group in groups:
             members = tuple(tensor for tensor in group if tensor >= 0 and tensor not in seen and is_weight(tensor))
             size = sum(int(np.prod(graph.tensors[tensor].shape)) for tensor in members)
@@ -260,7 +260,7 @@ class _Edit:
         for operator in self._graph.operators:
             if builtin_of(self._read, operator) != lstm:
                 continue
-            for tensor in (*operator.inputs[_LSTM_KERNELS], *operator.inputs[_LSTM_RECURRENT]):
+            for tensor in (*operator.inputs[_LSTM_KERNELS], *operator.inputs[LSTM_RECURRENT]):
                 if tensor >= 0 and self._graph.tensors[tensor].type == schema.TensorType.FLOAT32:
                     self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), None), 0)
             operator.opcodeIndex = operator_code(self._read, lstm, _LSTM_HYBRID)

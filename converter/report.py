@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from converter.gate import Times
 from converter.inspection import TfliteInspection, inspect_tflite
 from converter.reference import reference_in_words
 from converter.signals import uninterrupted
@@ -28,15 +28,6 @@ _PLOT = 300
 _MARGIN = 46
 _LEVELS = (0.25, 0.4, 0.6, 0.8, 1.0)
 """Opacity of a cell with 1, some 10, 100, 1,000 or 10,000 points."""
-
-
-class Times(Protocol):
-    """Medians of one window on one thread. cold: with other memory touched before it."""
-
-    @property
-    def warm_ms(self) -> float: ...
-    @property
-    def cold_ms(self) -> float: ...
 
 
 def report_html(

@@ -12,10 +12,20 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import NDArray
 
 from converter.layers import Float64
-from converter.quantize import Fitted, Storage, Weight, builtin_of, constant_of, int8_scale, weights_of
+from converter.quantize import (
+    INT8_MAX,
+    LSTM_RECURRENT,
+    Fitted,
+    Storage,
+    Stored,
+    Weight,
+    builtin_of,
+    constant_of,
+    int8_scale,
+    weights_of,
+)
 from converter.tflite import unpacked
 from gateway.motion.samples import Float32
 
@@ -27,8 +37,6 @@ _DAMPING = 0.01
 """Of the normal matrix's mean diagonal, added to it (the paper's value)."""
 _OPERATORS_MAX = 16
 """Of those that share a kernel, as the steps of an unrolled recurrence do: so many are looked at."""
-_INT8_MAX = 127
-_LSTM_RECURRENT = slice(5, 9)
 
 
 def fitted_weights(model: bytes, windows: Float32) -> Fitted:
@@ -41,7 +49,7 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
     inputs = {weight.name: list(_uses(read, weight)) for weight in weights}
     wanted = {tensor for uses in inputs.values() for use in uses for tensor in use.tensors}
     seen = _activations(model, windows, sorted(wanted))
-    fitted: dict[tuple[str, Storage], tuple[tuple[NDArray[Any], NDArray[np.float32] | None], ...]] = {}
+    fitted: dict[tuple[str, Storage], tuple[Stored, ...]] = {}
     for weight in weights:
         rows = _rows(read, weight, inputs[weight.name], seen)
         if rows is None:
@@ -57,7 +65,7 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
         counts = compensated(
             values / scale.astype(np.float64)[:, np.newaxis],
             normal,
-            lambda column: np.clip(np.rint(column), -_INT8_MAX, _INT8_MAX),
+            lambda column: np.clip(np.rint(column), -INT8_MAX, INT8_MAX),
         )
         split = (np.split(each, len(weight.tensors)) for each in (counts.astype(np.int8).reshape(shape), scale))
         fitted[weight.name, Storage.INT8] = tuple(zip(*split, strict=True))
@@ -146,7 +154,7 @@ def _multiplied(read: Any, weight: Weight, use: _Use, seen: Mapping[int, Float32
     kind, inputs = builtin_of(read, use.operator), [int(tensor) for tensor in use.operator.inputs]
     if kind == schema.BuiltinOperator.CONV_2D:
         return _convolved(seen[use.tensors[0]], weight.shape, use.operator.builtinOptions)
-    if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM and weight.tensors[0] in inputs[_LSTM_RECURRENT]:
+    if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM and weight.tensors[0] in inputs[LSTM_RECURRENT]:
         outputs = seen[int(use.operator.outputs[0])]  # (windows, 1, steps, units); the state before each step
         before = np.concatenate([np.zeros_like(outputs[..., :1, :]), outputs[..., :-1, :]], axis=-2)
         return before.reshape(-1, outputs.shape[-1])

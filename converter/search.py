@@ -90,9 +90,8 @@ def search(
     """The smallest plan that the search's windows let pass.
 
     model: float32. reference: what Keras answers to those windows. fitted: weights that are rounded otherwise than to
-    the nearest. Passing is: an expected disagreement well within
-    what min_agreement leaves, no more windows with another top class than it leaves (rounded up), and none that is no
-    near tie.
+    the nearest. Passing is: an expected disagreement well within what min_agreement leaves, no more windows with
+    another top class than it leaves (rounded up), and none that is no near tie.
     """
     left = 1 - min_agreement
     weights = weights_of(model)
