@@ -16,7 +16,7 @@ from converter.folding import fold_affines, folding_report
 from converter.full_int8 import calibration_windows, full_int8
 from converter.gate import MIN_AGREEMENT, Times, choose_default, processor_name, runtimes_of, window_times
 from converter.keras_file import read_keras_file
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.model_card import model_card as default_card
 from converter.parity import (
     PARITY_WINDOWS_MAX,
@@ -167,7 +167,7 @@ def convert(
     layers = [config.scaler(), *network.layers]
     folded = fold_affines(layers)
     folding = folding_report(layers, folded)
-    exact = lower(folded, **shape, weights=WeightFormat.FLOAT32)
+    exact = lower(folded, **shape)
     files: dict[VariantName, bytes] = {}
     if VariantName.INT8 in names:
         progress("reading " + ", ".join(map(str, calibrate)))

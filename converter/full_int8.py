@@ -32,7 +32,7 @@ from converter.errors import CalibrationRejected, Int8Rejected
 from converter.folding import fold_affines
 from converter.keras_model import silent_stderr
 from converter.layers import Affine, Float64, Layer, Node
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.parity import Advanced, silent
 from converter.probes import recorded_windows
 from converter.reference import ReferenceRejected, npy_windows
@@ -83,7 +83,7 @@ def full_int8(
     _, window, channels = windows.shape
     with np.errstate(over="ignore"):  # what becomes infinite is refused with the ranges
         scaled = ((windows.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)).astype(np.float32)
-    exact = lower(fold_affines(layers), window=window, channels=channels, weights=WeightFormat.FLOAT32)
+    exact = lower(fold_affines(layers), window=window, channels=channels)
     made = _with_scaler(_quantized(_with_ranges(exact, scaled, advanced)), config.scaler())
     try:
         LiteRtInterpreter(made).run(windows[:1])

@@ -6,7 +6,6 @@ conv,depthwise_conv,pooling}.cc and tensorflow/lite/tools/versioning/op_version.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -75,23 +74,10 @@ _ADDED_IN_A_ROW_MAX = 64
 """Numbers; each costs a rounding error of 6e-8 at most."""
 
 # Versions that a runtime looks an operator up by.
-_LSTM_FLOAT, _LSTM_HYBRID = 1, 3
-_DENSE_FLOAT, _DENSE_HYBRID_PER_ROW = 1, 12
 _DEPTHWISE, _DEPTHWISE_DILATED = 1, 2
 
 
-class WeightFormat(StrEnum):
-    """How the weights of recurrent and dense layers are stored. Convolutions stay float32: they are a few kilobytes.
-
-    DYNAMIC is TFLite's dynamic range quantization: int8 weights (symmetric; an LSTM's with one scale a gate, a dense
-    layer's with one a row), activations quantized by the kernel as they come, biases and state float32.
-    """
-
-    FLOAT32 = "float32"
-    DYNAMIC = "dynamic"
-
-
-def lower(layers: Iterable[Layer | Node], *, window: int, channels: int, weights: WeightFormat) -> bytes:
+def lower(layers: Iterable[Layer | Node], *, window: int, channels: int) -> bytes:
     """A .tflite file: `window` (1, window, channels) in; `probabilities` and `logits` (1, classes) out.
 
     layers end with softmax, as Dense has it or on its own.
@@ -100,7 +86,7 @@ def lower(layers: Iterable[Layer | Node], *, window: int, channels: int, weights
     head = entries[-1][0] if entries else None
     if not isinstance(head, Dense | Activate) or head.activation != "softmax":
         raise ValueError("the last layer must be softmax, alone or of Dense")
-    lowering = _Lowering(weights)
+    lowering = _Lowering()
     graph = lowering.graph
     tensors = {-1: graph.computed("window", (1, window, channels))}
     for number, (layer, inputs) in enumerate(entries[:-1]):
@@ -112,13 +98,12 @@ def lower(layers: Iterable[Layer | Node], *, window: int, channels: int, weights
     probabilities = activate(graph, logits, Activate("softmax"))
     graph.rename(probabilities, "probabilities")
     outputs = {"probabilities": probabilities, "logits": logits}
-    return graph.finish({"window": tensors[-1]}, outputs, description=f"fidget {weights}")
+    return graph.finish({"window": tensors[-1]}, outputs, description="fidget float32")
 
 
 class _Lowering:
-    def __init__(self, weights: WeightFormat) -> None:
+    def __init__(self) -> None:
         self.graph = Graph()
-        self._weights = weights
         self._named = 0
         self._reshaped: dict[int, int] = {}
 
@@ -423,7 +408,7 @@ class _Lowering:
     def dense(self, at: int, layer: Dense) -> int:
         shape = self.graph.shape(at)
         name = self._name("dense")
-        kernel = self._kernel(f"{name}/kernel", layer.kernel)
+        kernel = self.graph.constant(f"{name}/kernel", layer.kernel.T)
         bias = self.graph.constant(f"{name}/bias", layer.bias)
         if len(shape) != 2:
             at = self.reshape(at, (int(np.prod(shape[:-1])), shape[-1]))
@@ -434,24 +419,16 @@ class _Lowering:
 
     def rows(self, kind: str, kernel: Float64) -> int:
         """A constant for product. kernel: (in, out)"""
-        return self._kernel(f"{self._name(kind)}/kernel", kernel)
-
-    def _kernel(self, name: str, kernel: Float64) -> int:
-        if self._weights is WeightFormat.DYNAMIC:
-            return self.graph.int8_constant(name, kernel.T, per_row=True)
-        return self.graph.constant(name, kernel.T)
+        return self.graph.constant(f"{self._name(kind)}/kernel", kernel.T)
 
     def product(self, at: int, kernel: int, bias: int, activation: Activation = "linear") -> int:
         """x @ kernel + bias for each row of x, (rows, in), with the activation only where it is fused."""
-        hybrid = self._weights is WeightFormat.DYNAMIC
         return self.graph.operate(
             "FULLY_CONNECTED",
             [at, kernel, bias],
             (self.graph.shape(at)[0], self.graph.shape(kernel)[0]),
-            version=_DENSE_HYBRID_PER_ROW if hybrid else _DENSE_FLOAT,
             options="FullyConnectedOptions",
             fusedActivationFunction=_FUSED.get(activation, _NOT_FUSED),
-            asymmetricQuantizeInputs=hybrid,
         )
 
     # Recurrences
@@ -476,14 +453,11 @@ class _Lowering:
 
     def _fused_lstm(self, at: int, cell: LstmCell) -> int:
         graph, name = self.graph, self._name("lstm")
-        hybrid = self._weights is WeightFormat.DYNAMIC
         _, steps, _ = graph.shape(at)
         units = len(cell.recurrent)
 
         def gates(part: str, values: Float64) -> list[int]:
             split = {f"{name}/{part}_{gate}": rows for gate, rows in zip("ifco", np.split(values.T, 4), strict=True)}
-            if hybrid and values.ndim == 2:
-                return [graph.int8_constant(key, rows, per_row=False) for key, rows in split.items()]
             return [graph.constant(key, rows) for key, rows in split.items()]
 
         inputs = [
@@ -501,13 +475,11 @@ class _Lowering:
             "UNIDIRECTIONAL_SEQUENCE_LSTM",
             inputs,
             (1, steps, units),
-            version=_LSTM_HYBRID if hybrid else _LSTM_FLOAT,
             options="UnidirectionalSequenceLSTMOptions",
             fusedActivationFunction=schema.ActivationFunctionType.TANH,
             cellClip=0.0,
             projClip=0.0,
             timeMajor=False,
-            asymmetricQuantizeInputs=hybrid,
         )
 
     def _unrolled(self, at: int, cell: Cell, sequences: bool, reverse: bool, *, turn: bool) -> int:

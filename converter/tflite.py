@@ -19,7 +19,6 @@ from converter.errors import ConversionFailed
 _FILE_IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
 _BUFFER_ALIGNMENT = 16  # kernels load weights by SIMD words straight out of the file
-_INT8_MAX = 127
 
 _FLOAT32 = np.dtype(np.float32)
 _TYPES = {_FLOAT32: "FLOAT32", np.dtype(np.int8): "INT8", np.dtype(np.int32): "INT32", np.dtype(bool): "BOOL"}
@@ -70,17 +69,6 @@ class Graph:
             with np.errstate(over="ignore"):  # infinite weights show in the parity figures
                 values = values.astype(np.float32)
         return self._stored(name, values, None)
-
-    def int8_constant(self, name: str, values: NDArray[np.float64], *, per_row: bool) -> int:
-        """Symmetric int8: value = scale * q, with one scale for all or one for each row (the first axis)."""
-        largest = np.abs(values).reshape(len(values), -1).max(axis=1) if per_row else np.abs(values).max(keepdims=True)
-        scale = np.where(largest > 0, largest, 1.0).reshape(-1) / _INT8_MAX
-        shape = (-1,) + (1,) * (values.ndim - 1)
-        counts = np.rint(values / scale.reshape(shape)).astype(np.int8)
-        quantization = schema.QuantizationParametersT()
-        quantization.scale = scale.astype(np.float32)
-        quantization.zeroPoint = np.zeros(len(scale), np.int64)
-        return self._stored(name, counts, quantization)
 
     def _stored(self, name: str, values: NDArray[Any], quantization: Any) -> int:
         buffer = _AlignedBuffer()

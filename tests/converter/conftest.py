@@ -82,7 +82,7 @@ def small_float() -> bytes:
     """A float32 .tflite of the reference's kinds of layers over (24, 6), with every weight large enough to be stored
     otherwise but those of the convolution and the head."""
     from converter.layers import Conv1d, Dense, Flatten, LstmCell, Recurrent
-    from converter.lowering import WeightFormat, lower
+    from converter.lowering import lower
 
     rng = np.random.default_rng(7)
 
@@ -97,7 +97,7 @@ def small_float() -> bytes:
         Dense(weights(32 * 23, 12), weights(12), "relu"),
         Dense(weights(12, 4), weights(4), "softmax"),
     ]
-    return lower(layers, window=24, channels=6, weights=WeightFormat.FLOAT32)
+    return lower(layers, window=24, channels=6)
 
 
 def config_of(classes: int = 4, window: int = WINDOW, **changes: object) -> dict[str, object]:

@@ -14,7 +14,8 @@ import pytest
 from converter.folding import fold_affines, folding_report
 from converter.keras_file import read_keras_file
 from converter.layers import Affine
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
+from converter.quantize import dynamic_range
 from converter.tflite import checked_operators
 from gateway.inference.interpreter import LiteRtInterpreter
 
@@ -470,10 +471,10 @@ def answers(model: bytes, windows: np.ndarray) -> np.ndarray:
     return np.stack([interpreter.run(window[None])[0] for window in windows])
 
 
-def lowered(path: Path, weights: WeightFormat = WeightFormat.FLOAT32, **options: Any) -> bytes:
+def lowered(path: Path, **options: Any) -> bytes:
     network = read_keras_file(path, **options).network
     folded = fold_affines(network.layers)
-    return lower(folded, window=network.window, channels=network.channels, weights=weights)
+    return lower(folded, window=network.window, channels=network.channels)
 
 
 def faithful(found: np.ndarray, expected: np.ndarray) -> None:
@@ -526,7 +527,7 @@ def test_padding_with_zeros_keeps_the_scaler_an_operator(tmp_path):
     before = [Affine(1 / scale, -mean / scale, ("scaler",)), *network.layers]
     folded = fold_affines(before)
     assert folding_report(before, folded).kept == ("scaler",)
-    content = lower(folded, window=20, channels=6, weights=WeightFormat.FLOAT32)
+    content = lower(folded, window=20, channels=6)
     raw = (windows * scale + mean).astype(np.float32)
     faithful(answers(content, raw), np.asarray(model((raw - mean) / scale, training=False)))
 
@@ -568,8 +569,9 @@ def test_the_dynamic_variant_of_another_architecture_runs(name, tmp_path):
     body, shape, classes = MODELS[name]
     model, windows = made(body, shape, classes), windows_of(shape)
     model.save(tmp_path / "model.keras")
-    dynamic = lowered(tmp_path / "model.keras", WeightFormat.DYNAMIC)
-    assert len(dynamic) < len(lowered(tmp_path / "model.keras"))
+    exact = lowered(tmp_path / "model.keras")
+    dynamic = dynamic_range(exact)
+    assert len(dynamic) < len(exact)
     found, expected = answers(dynamic, windows), np.asarray(model(windows, training=False))
     assert np.isfinite(found).all()
     assert np.abs(found - expected).mean() < 0.2

@@ -8,7 +8,7 @@ import pytest
 from converter.keras_layers import READERS
 from converter.keras_reading import ACTIVATION_LAYERS, ACTIVATIONS
 from converter.layers import Activate, Affine, Apply, Flatten, Layer
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from gateway.inference.interpreter import LiteRtInterpreter
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -27,7 +27,7 @@ def values(largest: float) -> np.ndarray:
 def computed(layer: Layer, x: np.ndarray) -> np.ndarray:
     """Between two other operators: what stands alone gets its memory otherwise."""
     last = [Flatten(STEPS), Affine(np.ones(STEPS * CHANNELS), np.zeros(STEPS * CHANNELS)), Activate("softmax")]
-    model = lower([layer, *last], window=STEPS, channels=CHANNELS, weights=WeightFormat.FLOAT32)
+    model = lower([layer, *last], window=STEPS, channels=CHANNELS)
     return LiteRtInterpreter(model).run(x[None])[1].reshape(STEPS, CHANNELS)
 
 

@@ -16,7 +16,7 @@ from converter.folding import fold_affines
 from converter.full_int8 import CALIBRATION_WINDOWS, calibration_windows, full_int8
 from converter.keras_file import read_keras_file
 from converter.layers import Conv1d, Dense, Flatten, GruCell, Layer, LstmCell, Node, Recurrent
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.parity import random_windows
 from converter.self_test import quantizes_activations
 from converter.tflite import checked_operators, unpacked
@@ -59,7 +59,7 @@ def walks(count: int = 40, *, window: int = 24, seed: int = 5) -> np.ndarray:
 def exact(layers: list[Layer | Node], window: int = 24) -> bytes:
     """The float model, of raw windows."""
     folded = fold_affines([CONFIG.scaler(), *layers])
-    return lower(folded, window=window, channels=6, weights=WeightFormat.FLOAT32)
+    return lower(folded, window=window, channels=6)
 
 
 def answers(model: bytes, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -438,9 +438,7 @@ def test_the_real_model_calibrated_on_the_real_recording_still_knows_it(real_dat
     assert windows.shape == (CALIBRATION_WINDOWS, 200, 6)
     model = full_int8(network.layers, windows, config)
     assert checked_operators(model)[LSTM] == 4
-    float32 = lower(
-        fold_affines([config.scaler(), *network.layers]), window=200, channels=6, weights=WeightFormat.FLOAT32
-    )
+    float32 = lower(fold_affines([config.scaler(), *network.layers]), window=200, channels=6)
     assert len(float32) / 4 < len(model) < len(float32) / 4 * 1.1
     some = windows[::5]
     wanted, found = answers(float32, some)[0], answers(model, some)[0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from converter.errors import ModelRejected
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving", "ignore:__array__ implementation:DeprecationWarning")
 
@@ -345,4 +345,4 @@ def test_any_functional_config_is_read_or_refused_in_a_sentence(data, functional
     except ModelRejected:
         refusal(path)
     else:
-        lower(fold_affines(network.layers), window=12, channels=3, weights=WeightFormat.FLOAT32)
+        lower(fold_affines(network.layers), window=12, channels=3)

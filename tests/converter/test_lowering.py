@@ -10,7 +10,8 @@ import pytest
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
 from converter.layers import Activate, Dense, Flatten, GlobalPool, Reduce, Reshape
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
+from converter.quantize import dynamic_range
 from converter.tflite import checked_operators
 from gateway.inference.interpreter import LiteRtInterpreter
 
@@ -76,9 +77,9 @@ CASES: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-def converted(path: Path, weights: WeightFormat = WeightFormat.FLOAT32) -> bytes:
+def converted(path: Path) -> bytes:
     network = read_keras_file(path).network
-    return lower(fold_affines(network.layers), window=network.window, channels=network.channels, weights=weights)
+    return lower(fold_affines(network.layers), window=network.window, channels=network.channels)
 
 
 def answers(model: bytes, windows: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_what_keras_says_litert_says(case, save):
     expected = keras_answers(path, windows)
     assert expected.std(axis=0).max() > 0.003, "the model answers all windows alike: the case shows nothing"
     np.testing.assert_allclose(answers(converted(path), windows), expected, atol=1e-5)
-    dynamic = answers(converted(path, WeightFormat.DYNAMIC), windows)
+    dynamic = answers(dynamic_range(converted(path)), windows)
     assert np.abs(dynamic - expected).max() < 0.25
 
 
@@ -142,13 +143,11 @@ def test_the_reference_architecture_takes_builtins_only(reference_keras):
         "SOFTMAX": 1,
         "UNIDIRECTIONAL_SEQUENCE_LSTM": 4,
     }
-    sizes = {}
-    for kind in WeightFormat:
-        model = converted(reference_keras, kind)
-        assert checked_operators(model) == expected
-        sizes[kind] = len(model)
-    assert sizes[WeightFormat.FLOAT32] < 2_010_000
-    assert sizes[WeightFormat.DYNAMIC] < 520_000
+    exact = converted(reference_keras)
+    dynamic = dynamic_range(exact)
+    assert checked_operators(exact) == checked_operators(dynamic) == expected
+    assert len(exact) < 2_010_000
+    assert len(dynamic) < 520_000
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_a_long_mean_is_as_near_as_float32_can_tell(steps, pool):
     )
     width = 1 if pool == Reduce("mean", (0, 1)) else 6
     head = [Reshape((width,)), Dense(np.eye(width), np.zeros(width), "linear"), Activate("softmax")]
-    model = LiteRtInterpreter(lower([pool, *head], window=steps, channels=6, weights=WeightFormat.FLOAT32))
+    model = LiteRtInterpreter(lower([pool, *head], window=steps, channels=6))
     found = np.stack([model.run(window[None])[1] for window in windows])
     exact = windows.astype(np.float64).mean(axis=(1, 2) if width == 1 else 1).reshape(20, width)
     exact = exact * steps if pool == Reduce("sum", (0,)) else exact
@@ -169,13 +168,14 @@ def test_a_long_mean_is_as_near_as_float32_can_tell(steps, pool):
 
 
 def test_the_same_layers_make_the_same_bytes(small_keras):
-    for kind in WeightFormat:
-        assert converted(small_keras, kind) == converted(small_keras, kind)
+    exact = converted(small_keras)
+    assert exact == converted(small_keras)
+    assert dynamic_range(exact) == dynamic_range(exact)
 
 
 def test_a_network_without_softmax_at_the_end_is_a_mistake_of_the_caller():
     with pytest.raises(ValueError, match="last layer must be softmax"):
-        lower([Flatten(2)], window=2, channels=1, weights=WeightFormat.FLOAT32)
+        lower([Flatten(2)], window=2, channels=1)
     head = Dense(np.ones((2, 2)), np.zeros(2), "relu")
     with pytest.raises(ValueError, match="last layer must be softmax"):
-        lower([Flatten(2), head], window=2, channels=1, weights=WeightFormat.FLOAT32)
+        lower([Flatten(2), head], window=2, channels=1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.parity import keras_probabilities, variant_probabilities
 from converter.probes import extreme_windows
 from converter.training_config import read_training_config
@@ -90,7 +90,7 @@ def loaded(path: Path) -> Any:
 def converted(path: Path, scaler: Any = None) -> LiteRtInterpreter:
     network = read_keras_file(path).network
     layers = fold_affines([*([] if scaler is None else [scaler]), *network.layers])
-    return LiteRtInterpreter(lower(layers, window=200, channels=6, weights=WeightFormat.FLOAT32))
+    return LiteRtInterpreter(lower(layers, window=200, channels=6))
 
 
 def wide_windows(count: int, seed: int) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ def test_where_a_window_magnifies_rounding_the_real_model_is_as_exact_as_keras(r
     raw = extreme_windows(1000, window=200, config=config, seed=1)
     network = read_keras_file(path).network
     layers = fold_affines([config.scaler(), *network.layers])
-    ours = variant_probabilities(lower(layers, window=200, channels=6, weights=WeightFormat.FLOAT32), raw)
+    ours = variant_probabilities(lower(layers, window=200, channels=6), raw)
     keras = keras_probabilities(path, raw, config)
     scaled = (raw.astype(np.float64) - np.array(config.mean)) / np.array(config.scale)
     exact = probabilities(loaded(path).get_weights(), scaled)

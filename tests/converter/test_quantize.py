@@ -91,6 +91,18 @@ def test_int8_is_off_by_half_a_count_or_by_one_and_a_half_where_errors_are_carri
     assert (np.abs(counts * scale.astype(np.float64)[:, None] - values) <= scale[:, None] * limit).all()
 
 
+@given(seed=st.integers(0, 2**32 - 1), per_row=st.booleans(), scale_log=st.integers(-12, 12))
+def test_int8_weights_are_off_by_half_a_step_at_most(seed, per_row, scale_log):
+    rng = np.random.default_rng(seed)
+    values = (rng.normal(size=(4, 7)) * np.exp(rng.normal(0, 3, (4, 1))) * 10.0**scale_log).astype(np.float32)
+    values[rng.integers(0, 4)] = 0
+    counts, scale = int8_of(values, 0 if per_row else None)
+    steps = scale.astype(np.float64).reshape(-1, 1)
+    assert len(scale) == (4 if per_row else 1)
+    assert np.abs(counts.astype(np.int64)).max() == 127
+    assert (np.abs(counts * steps - values) <= steps * 0.501).all()
+
+
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_carried_errors_cancel_over_a_slow_sequence(seed):
@@ -161,7 +173,7 @@ def other_kernels() -> bytes:
         Permute,
         Reshape,
     )
-    from converter.lowering import WeightFormat, lower
+    from converter.lowering import lower
 
     rng = np.random.default_rng(8)
 
@@ -191,7 +203,7 @@ def other_kernels() -> bytes:
         Flatten(24),
         Dense(weights(24 * 24, 4), weights(4), "softmax"),
     ]
-    return lower(layers, window=24, channels=6, weights=WeightFormat.FLOAT32)
+    return lower(layers, window=24, channels=6)
 
 
 def test_other_kernels_are_weights_with_a_scale_for_each_output_channel(other_kernels):

@@ -18,7 +18,7 @@ from converter.errors import ModelRejected
 from converter.folding import fold_affines
 from converter.keras_file import read_keras_file
 from converter.layers import Affine
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from gateway.inference.interpreter import LiteRtInterpreter
 
 TOLERANCE = 1e-4
@@ -284,7 +284,7 @@ def held_against_keras(seed: int, folder: Path) -> str:
         return "refused" if error.hint else "refused without a hint"
     scale, mean = np.exp(np.random.default_rng(seed).normal(size=(2, network.channels)))
     layers = fold_affines([Affine(1 / scale, -mean / scale, ("scaler",)), *network.layers])
-    content = lower(layers, window=network.window, channels=network.channels, weights=WeightFormat.FLOAT32)
+    content = lower(layers, window=network.window, channels=network.channels)
     interpreter, raw = LiteRtInterpreter(content), (windows * scale + mean).astype(np.float32)
     found = np.stack([interpreter.run(window[None])[0] for window in raw])
     again = np.stack([interpreter.run(window[None])[0] for window in raw[::-1]])[::-1]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.layers import Conv1d, Dense, Flatten, GruCell, Recurrent
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.parity import variant_probabilities
 from converter.quantize import Storage, weights_of, with_storage
 from converter.rounding import compensated, fitted_weights
@@ -70,7 +70,7 @@ def gru_after_convolution() -> bytes:
         Dense(weights(320, 12), weights(12), "relu"),
         Dense(weights(12, 4), weights(4), "softmax"),
     ]
-    return lower(layers, window=24, channels=6, weights=WeightFormat.FLOAT32)
+    return lower(layers, window=24, channels=6)
 
 
 @pytest.mark.parametrize("storage", [Storage.FLOAT16, Storage.INT8])
@@ -108,5 +108,5 @@ def test_weights_that_only_ever_multiply_zero_are_rounded_to_the_nearest():
         Dense(rng.normal(size=(64, 16)), rng.normal(size=16), "relu"),
         Dense(rng.normal(size=(16, 4)), np.zeros(4), "softmax"),
     ]
-    model = lower(layers, window=2, channels=6, weights=WeightFormat.FLOAT32)
+    model = lower(layers, window=2, channels=6)
     assert fitted_weights(model, walks(10, 1, (2, 6))) == {}

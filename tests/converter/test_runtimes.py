@@ -13,7 +13,7 @@ import pytest
 from converter.folding import fold_affines
 from converter.gate import LITERT, TFLITE_RUNTIME, runtimes_of
 from converter.keras_file import read_keras_file
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from gateway.inference.interpreter import LiteRtInterpreter
 
@@ -100,7 +100,7 @@ def test_a_variant_runs_where_it_says_and_nowhere_else(
     from keras.layers import Dense
 
     network = read_keras_file(save([*layers(), Dense(5, activation="softmax")], shape=(WINDOW, CHANNELS))).network
-    exact = lower(fold_affines(network.layers), window=WINDOW, channels=CHANNELS, weights=WeightFormat.FLOAT32)
+    exact = lower(fold_affines(network.layers), window=WINDOW, channels=CHANNELS)
     weights = weights_of(exact)
     models = {"float32": exact, "dynamic": dynamic_range(exact)}
     for storage in (Storage.FLOAT16, Storage.INT8, Storage.HYBRID):

@@ -2,12 +2,11 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from hypothesis import given
-from hypothesis import strategies as st
 
 from converter.errors import ConversionFailed
 from converter.layers import Activate, Dense, Flatten, LstmCell, Merge, Node, Recurrent, Reshape
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
+from converter.quantize import dynamic_range
 from converter.tflite import IN_PLACE, Graph, checked_operators
 from gateway.inference.interpreter import LiteRtInterpreter
 
@@ -21,7 +20,7 @@ def model() -> bytes:
         Flatten(8),
         Dense(rng.normal(size=(24, 2)), np.zeros(2), "softmax"),
     ]
-    return lower(layers, window=8, channels=6, weights=WeightFormat.DYNAMIC)
+    return dynamic_range(lower(layers, window=8, channels=6))
 
 
 def edited(model: bytes, change) -> bytes:
@@ -77,20 +76,6 @@ def test_a_buffer_that_is_not_aligned_is_refused(model):
         checked_operators(edited(model, lambda unpacked: None))
 
 
-@given(seed=st.integers(0, 2**32 - 1), per_row=st.booleans(), scale_log=st.integers(-12, 12))
-def test_int8_weights_are_off_by_half_a_step_at_most(seed, per_row, scale_log):
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(4, 7)) * np.exp(rng.normal(0, 3, (4, 1))) * 10.0**scale_log
-    values[rng.integers(0, 4)] = 0
-    graph = Graph()
-    tensor = graph._tensors[graph.int8_constant("w", values, per_row=per_row)]
-    counts = graph._buffers[tensor.buffer].data.astype(np.float64)
-    scale = np.asarray(tensor.quantization.scale, np.float64).reshape(-1, 1)
-    assert len(scale) == (4 if per_row else 1)
-    assert np.abs(counts).max() == 127
-    assert (np.abs(counts * scale - values) <= scale * 0.501).all()
-
-
 def turned(graph: Graph, at: int) -> int:
     """A tensor whose memory is its own."""
     axes = graph.constant(f"axes{at}", np.array([0, 2, 1], np.int32))
@@ -143,7 +128,7 @@ def test_a_tensor_that_is_still_to_be_read_is_not_overwritten_through_another_sh
         Flatten(2),
         Activate("softmax"),
     ]
-    content = lower(layers, window=2, channels=2, weights=WeightFormat.FLOAT32)
+    content = lower(layers, window=2, channels=2)
     product = (x.reshape(4) @ kernel) * x.reshape(4)
     expected = np.exp(product) / np.exp(product).sum() + product
     np.testing.assert_allclose(LiteRtInterpreter(content).run(x[None])[1], expected, rtol=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from converter.layers import Dense, GlobalPool
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from gateway.bundle import Bundle, Manifest, write_bundle
 from gateway.bundle.writing import member
 
@@ -21,7 +21,7 @@ def bundle_of(tmp_path: Path) -> Callable[..., Bundle]:
     def write(channels: Sequence[str], units: Sequence[str], window: int = 200) -> Bundle:
         count = len(channels)
         layers = [GlobalPool("average"), Dense(np.eye(count), np.zeros(count), "softmax")]
-        model = lower(layers, window=window, channels=count, weights=WeightFormat.FLOAT32)
+        model = lower(layers, window=window, channels=count)
         files = {"float32.tflite": model, "model_card.md": b"# Means\n"}
         content = {
             "model": {"name": "means", "architecture": ["Dense"], "keras_sha256": "0" * 64},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.layers import Conv1d, Dense, Flatten, LstmCell, Recurrent
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
 from gateway.bundle import Bundle, Manifest, write_bundle
 from gateway.bundle.writing import member
@@ -34,7 +34,8 @@ def small_network(units: int = 6) -> list[Conv1d | Recurrent | Flatten | Dense]:
 @pytest.fixture(scope="session")
 def models() -> dict[str, bytes]:
     """.tflite files by the name of their variant."""
-    return {kind.value: lower(small_network(), window=WINDOW, channels=6, weights=kind) for kind in WeightFormat}
+    exact = lower(small_network(), window=WINDOW, channels=6)
+    return {"float32": exact, "dynamic": dynamic_range(exact)}
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +44,7 @@ def every_variant() -> dict[str, bytes]:
 
     mixed: in every storage that there is; mixed_expanded: in those that the runtime expands as it loads them.
     """
-    exact = lower(small_network(units=16), window=WINDOW, channels=6, weights=WeightFormat.FLOAT32)
+    exact = lower(small_network(units=16), window=WINDOW, channels=6)
     weights = weights_of(exact)
     halves = {weight.name: Storage.FLOAT16 for weight in weights}
     mixed = {weight.name: weight.choices[-1] for weight in weights}

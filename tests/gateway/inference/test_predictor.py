@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.layers import Dense, Flatten
-from converter.lowering import WeightFormat, lower
+from converter.lowering import lower
+from converter.quantize import dynamic_range
 from gateway.bundle import BundleRejected
 from gateway.errors import GatewayError
 from gateway.inference import Predictor, WindowsRejected, load_predictor
@@ -114,7 +115,7 @@ def test_what_the_model_cannot_be_asked_about_is_refused(shows, windows, message
 def test_an_answer_that_overflows_is_no_answer():
     """Finite values whose sum is not: a dense layer alone has no gate that would saturate."""
     layers = [Flatten(40), Dense(np.ones((240, 2)), np.zeros(2), "softmax")]
-    model = lower(layers, window=40, channels=6, weights=WeightFormat.FLOAT32)
+    model = lower(layers, window=40, channels=6)
     predictor = Predictor(LiteRtInterpreter(model), window=40, channels=CHANNELS, labels=("a", "b"))
     windows = np.stack([np.ones((40, 6)), np.tile([3e38, -3e38], (40, 3))])
     message = r"window 1 is beyond what float32 can compute: values up to 3e\+38"
@@ -168,8 +169,8 @@ def test_the_real_model_s_answers_do_not_depend_on_the_windows_before(real_data,
     windows = random_windows(60, window=200, config=config, seed=11)
     windows[:3] = [[[0.0]], [[1e5]], [[-1e5]]]
     rng = np.random.default_rng(12)
-    for kind in WeightFormat:
-        model = lower(folded, window=200, channels=6, weights=kind)
+    exact = lower(folded, window=200, channels=6)
+    for model in (exact, dynamic_range(exact)):
 
         def fresh(model: bytes = model) -> Predictor:
             return Predictor(

@@ -95,7 +95,7 @@ def test_the_real_model_s_variants_hold_windows_apart_in_both_runtimes(runtime, 
     """Every way of storing its weights at once, and each that the search may choose."""
     from converter.folding import fold_affines
     from converter.keras_file import read_keras_file
-    from converter.lowering import WeightFormat, lower
+    from converter.lowering import lower
     from converter.parity import random_windows
     from converter.quantize import Storage, dynamic_range, weights_of, with_storage
     from converter.training_config import read_training_config
@@ -103,9 +103,7 @@ def test_the_real_model_s_variants_hold_windows_apart_in_both_runtimes(runtime, 
     package, ask = runtime
     network = read_keras_file(real_data / "model" / "pretrained_1dcnn_bilstm.keras").network
     config = read_training_config(real_data / "model" / "config.json", window=200, channels=6, classes=11)
-    exact = lower(
-        fold_affines([config.scaler(), *network.layers]), window=200, channels=6, weights=WeightFormat.FLOAT32
-    )
+    exact = lower(fold_affines([config.scaler(), *network.layers]), window=200, channels=6)
     weights = weights_of(exact)
     models = {"float32": exact, "dynamic": dynamic_range(exact)}
     for storage in (Storage.FLOAT16, Storage.INT8, Storage.HYBRID):
