@@ -41,7 +41,7 @@ test: $(DEV_DONE) brokers ## style, types and all tests
 	@start=$$SECONDS; $(MAKE) --no-print-directory lint; echo "style and types: $$((SECONDS - start)) s"
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
-soak: $(DEV_DONE) ## the long tests, half an hour and more: many signals, damaged files, whole conversions
+soak: $(DEV_DONE) ## the long tests, an hour and more: many signals, damaged files, whole conversions, faults by seed
 	@FIDGET_SOAK="$${FIDGET_SOAK:-600}" PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" \
 	  $(DEV)/bin/python -m pytest -m soak --verbose $(ARGS)
 

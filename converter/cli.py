@@ -138,7 +138,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="what drift is measured against: a recording (.csv, maybe with a column label; .parquet; .xlsx twice), "
+        help="what drift is measured against: a recording (.csv or .parquet, maybe with a column label; .xlsx twice), "
         "windows (.npy, or .npz with windows and labels) or the training's statistics (.json); in the model's frame, "
         "m/s² and deg/s (.xlsx: mg)",
     )
@@ -172,7 +172,8 @@ def _axes(text: str) -> str:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from converter.convert import Measured, convert
+    from converter.bundling import Measured
+    from converter.convert import convert
     from converter.report import check_report, report_html, write_report
 
     if args.report is not None:

@@ -1,68 +1,47 @@
 """From a .keras file and its scaler to a bundle whose fidelity has been measured."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
+from converter.bundling import Measured, Words, bundled
 from converter.errors import CalibrationRejected, Int8Rejected
 from converter.folding import fold_affines, folding_report
 from converter.full_int8 import calibration_windows, full_int8
-from converter.gate import MIN_AGREEMENT, Times, choose_default, processor_name, runtimes_of, window_times
+from converter.gate import MIN_AGREEMENT, window_times
 from converter.keras_file import read_keras_file
 from converter.lowering import lower
-from converter.model_card import model_card as default_card
 from converter.parity import (
     PARITY_WINDOWS_MAX,
     Advanced,
-    compare,
     keras_probabilities,
     require_float_parity,
     require_isolation,
-    rounded,
     silent,
     variant_probabilities,
 )
 from converter.probes import EXTREMES_SHARE, WALKS, probe_sets
 from converter.quantize import Storage, dynamic_range, weights_of, with_storage
-from converter.reference import read_reference, reference_entries, reference_in_words
-from converter.rounding import fitted_weights
-from converter.search import SEARCH_WINDOWS, Found, search
-from converter.self_test import make_self_test
+from converter.reference import read_reference
+from converter.rounding import FITTING_WINDOWS, fitted_weights
+from converter.search import CHECK_WINDOWS, SEARCH_WINDOWS, Asked, Found, search
 from converter.signals import uninterrupted
-from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
-from gateway.bundle import Bundle, Manifest, check_target, write_bundle
-from gateway.bundle.manifest import (
-    NAME_LENGTH_MAX,
-    Member,
-    Model,
-    Parity,
-    Preprocessing,
-    Provenance,
-    StorageCost,
-    Variant,
-    WeightStorage,
-    WindowTimes,
-)
-from gateway.bundle.writing import member
+from gateway.bundle import Bundle, check_target, write_bundle
+from gateway.bundle.manifest import NAME_LENGTH_MAX
 from gateway.errors import InputRejected
 from gateway.monitoring.reference import DriftReference
 from gateway.motion.samples import Float32
 
 PARITY_WINDOWS = 3000
 PARITY_WINDOWS_MIN = 300
-MODEL_CARD_FILE = "model_card.md"
-_LIBRARIES = ("numpy", "keras", "tensorflow", "ai-edge-litert")
 
-_SEARCH_SEEDS = 1_000_000
-"""From the seed of the windows that judge to that of the search's."""
+_FITTING_SEEDS, _RANKING_SEEDS, _CHECKING_SEEDS = 1_000_000, 2_000_000, 3_000_000
+"""From the seed of the windows that judge to those of the search's."""
 
 Progress = Callable[[str], None]
 
@@ -84,19 +63,6 @@ class VariantName(StrEnum):
 
 VARIANTS = (VariantName.FLOAT32, VariantName.MIXED, VariantName.DYNAMIC)
 """What is written where nobody chooses; INT8 too where there is something to calibrate it on."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """What was measured on the way, by set of windows and by variant; probabilities are (n, classes).
-
-    times: of this machine and moment, which is why a bundle holds them only where that is asked for: else the same
-    input makes the same bundle.
-    """
-
-    keras: dict[str, Float32] = field(default_factory=dict)
-    answers: dict[str, dict[str, Float32]] = field(default_factory=dict)
-    times: dict[str, Times] = field(default_factory=dict)
 
 
 def convert(
@@ -185,19 +151,24 @@ def convert(
     sets = probe_sets(
         parity_windows, window=network.window, config=config, seed=seed, recording=[Path(file) for file in probe]
     )
-    searched = _search_windows(network.window, config, seed if VariantName.MIXED in names else None)
-    asked = np.concatenate([*sets.values(), searched])
+    ranking, checking = (
+        _search_windows(count if VariantName.MIXED in names else 0, network.window, config, seed + seeds)
+        for count, seeds in ((SEARCH_WINDOWS, _RANKING_SEEDS), (CHECK_WINDOWS, _CHECKING_SEEDS))
+    )
+    asked = np.concatenate([*sets.values(), ranking, checking])
     progress(f"asking the Keras model about {len(asked)} windows")
-    edges = np.cumsum([len(windows) for windows in sets.values()])
-    *parts, search_reference = np.split(keras_probabilities(model, asked, config, softmax=add_softmax), edges)
+    edges = np.cumsum([len(windows) for windows in (*sets.values(), ranking)])
+    answered = np.split(keras_probabilities(model, asked, config, softmax=add_softmax), edges)
+    *parts, ranking_reference, checking_reference = answered
+    asked, edges = np.concatenate([*sets.values()]), edges[:-2]
     kept = Measured() if measured is None else measured
     kept.keras.update(zip(sets, parts, strict=True))
 
     def ask(name: str, content: bytes) -> None:
         progress(f"asking the {name} variant")
-        answers = variant_probabilities(content, asked[: edges[-1]], advanced=advanced)
-        require_isolation(name, content, asked[: edges[-1]], answers)
-        kept.answers[name] = dict(zip(sets, np.split(answers, edges[:-1]), strict=True))
+        answers = variant_probabilities(content, asked, advanced=advanced)
+        require_isolation(name, lambda windows: variant_probabilities(content, windows), asked, answers)
+        kept.answers[name] = dict(zip(sets, np.split(answers, edges), strict=True))
 
     ask(VariantName.FLOAT32, exact)  # always: that it says what Keras says is the proof of reading and folding
     for where, wanted in kept.keras.items():
@@ -205,13 +176,17 @@ def convert(
     found: Found | None = None
     for kind in names:
         if kind is VariantName.MIXED:
-            progress(f"searching how small each weight can be, on {len(searched)} windows")
+            progress("rounding each weight for what its layer meets")
+            fitting = _search_windows(FITTING_WINDOWS, network.window, config, seed + _FITTING_SEEDS)
+            fitted = fitted_weights(exact, fitting)
+            progress(f"searching how small each weight can be, on {len(ranking)} and {len(checking)} windows")
             found = search(
                 exact,
-                search_reference,
-                lambda content: variant_probabilities(content, searched),
+                Asked(ranking, ranking_reference),
+                Asked(checking, checking_reference),
+                variant_probabilities,
                 min_agreement=min_agreement,
-                fitted=fitted_weights(exact, searched),
+                fitted=fitted,
                 advanced=advanced,
             )
         if kind is not VariantName.INT8:
@@ -221,87 +196,20 @@ def convert(
         kept.times[kind] = window_times(files[kind], sets[WALKS])
 
     progress(f"writing {out}")
-    title = name or model.stem
-    parities = {
-        kind.value: {
-            where: compare(kept.answers[kind][where], wanted, seed=seed, labels=config.labels)
-            for where, wanted in kept.keras.items()
-        }
-        for kind in names
-    }
-    written = {kind.value: parity[WALKS] for kind, parity in zip(names, parities.values(), strict=True)}
-    features, data, contents = reference_entries(drift_reference)
-    text = card or default_card(
-        name=title,
-        labels=config.labels,
-        window=network.window,
-        rate_hz=config.rate_hz,
-        frame=frame,
-        parities=written,
-        wrist=wrist,
-        mean=config.mean,
-        scale=config.scale,
-        channels=config.channels,
-        units=config.units,
-        reference=reference_in_words(features, data) if data else None,
-        label_shares=data.label_shares if data else None,
+    manifest, contents = bundled(
+        source,
+        config,
+        folding,
+        {kind.value: files[kind] for kind in names},
+        walks=sets[WALKS],
+        measured=kept,
+        plans={} if found is None else {VariantName.MIXED.value: found},
+        words=Words(name or model.stem, frame, frame_description, wrist, card, created_utc),
+        drift_reference=drift_reference,
+        seed=seed,
+        min_agreement=min_agreement,
+        keep_times=keep_times,
     )
-    contents |= {f"{kind}.tflite": files[kind] for kind in names} | {MODEL_CARD_FILE: text.encode()}
-    test_content, test = make_self_test(
-        sets[WALKS], kept.keras[WALKS], config, {kind.value: files[kind] for kind in names}
-    )
-    contents[test.file] = test_content
-    members = {file: member(file, content) for file, content in contents.items()}
-    entries = {
-        kind.value: _variant(
-            members[f"{kind}.tflite"],
-            files[kind],
-            parities[kind],
-            found if kind is VariantName.MIXED else None,
-            kept.times[kind] if keep_times else None,
-        )
-        for kind in names
-    }
-    default, reason = choose_default(entries, min_agreement=min_agreement)
-    try:
-        manifest = Manifest(
-            model=Model(
-                name=title,
-                architecture=network.architecture,
-                keras_sha256=source.sha256,
-                keras_version=source.keras_version,
-                keras_saved=source.saved,
-                softmax_added=network.softmax_added,
-                folded=folding.folded,
-                kept=folding.kept,
-            ),
-            labels=config.labels,
-            window=network.window,
-            hop=config.hop,
-            rate_hz=config.rate_hz,
-            channels=config.channels,
-            units=config.units,
-            frame=frame,
-            frame_description=frame_description,
-            wrist=wrist,
-            preprocessing=Preprocessing(mean=config.mean, scale=config.scale, source_sha256=config.sha256),
-            variants=entries,
-            default_variant=default,
-            default_reason=reason,
-            model_card=members[MODEL_CARD_FILE],
-            provenance=Provenance(
-                converter_version=_version("fidget-gateway"),
-                libraries={library: _version(library) for library in _LIBRARIES},
-                created_utc=created_utc,
-                processor=processor_name() if keep_times else None,
-            ),
-            drift_reference=features,
-            reference_data=data,
-            self_test=test,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputRejected(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     with uninterrupted(out):
         return write_bundle(out, manifest, contents, replace=replace)
 
@@ -344,47 +252,7 @@ def _stored(exact: bytes, kind: VariantName) -> bytes:
     return exact
 
 
-def _search_windows(window: int, config: TrainingConfig, seed: int | None) -> Float32:
-    """Walks and extremes, of another seed than those that judge; none where nothing is searched for."""
-    walks = 0 if seed is None else SEARCH_WINDOWS * EXTREMES_SHARE // (EXTREMES_SHARE + 1)
-    seed = (seed or 0) + _SEARCH_SEEDS
+def _search_windows(count: int, window: int, config: TrainingConfig, seed: int) -> Float32:
+    """So many walks and extremes, in the proportion of those that judge."""
+    walks = count * EXTREMES_SHARE // (EXTREMES_SHARE + 1)
     return np.concatenate(list(probe_sets(walks, window=window, config=config, seed=seed).values()))
-
-
-def _variant(
-    file: Member, content: bytes, parities: Mapping[str, Parity], found: Found | None, times: Times | None
-) -> Variant:
-    return Variant(
-        **file.model_dump(),
-        parity=parities[WALKS],
-        probes={where: parity for where, parity in parities.items() if where != WALKS},
-        weights={} if found is None else _weights(found),
-        runtimes=runtimes_of(content),
-        times=None if times is None else WindowTimes(warm_ms=rounded(times.warm_ms), cold_ms=rounded(times.cold_ms)),
-        operators=checked_operators(content),
-    )
-
-
-def _weights(found: Found) -> dict[str, WeightStorage]:
-    return {
-        weight.name: WeightStorage(
-            stored=found.plan[weight.name].value,
-            size=weight.size,
-            alone={
-                storage.value: StorageCost(
-                    agreement=cost.agreement,
-                    disagreement_expected=rounded(cost.disagreement_expected),
-                    dp_p99=rounded(cost.dp_p99),
-                )
-                for storage, cost in found.alone.get(weight.name, {}).items()
-            },
-        )
-        for weight in found.weights
-    }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "unknown"

@@ -52,7 +52,10 @@ def choose_default(variants: Mapping[str, Variant], *, min_agreement: float = MI
         failures[name] = failure
     first = next(iter(variants))
     reason = f"{first} is the most exact one, and none passes"
-    return first, ". ".join([reason, *(f"{name}: {why}" for name, why in failures.items())])
+    alike: dict[str, list[str]] = {}
+    for name, why in failures.items():
+        alike.setdefault(why, []).append(name)
+    return first, ". ".join([reason, *(f"{', '.join(named)}: {why}" for why, named in alike.items())])
 
 
 def _failures(variant: Variant, min_agreement: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def _output(layer: Any) -> tuple[int | None, ...]:
 
 
 def _macs_of(layer: Any) -> int | None:
-    """Products of weights and inputs; element-wise work (activations, normalizations, gates) does not count."""
+    """Products of weights and inputs, and of inputs with each other in attention; element-wise work (activations,
+    normalizations, gates) does not count."""
     kind, output = type(layer).__name__, _output(layer)
     steps = math.prod(int(side or 1) for side in output[1:-1])
     if kind == "Bidirectional":
@@ -201,7 +203,39 @@ def _macs_of(layer: Any) -> int | None:
         return steps * _count(layer.kernel)
     if kind in ("SeparableConv1D", "SeparableConv2D"):
         return steps * (_count(layer.depthwise_kernel) + _count(layer.pointwise_kernel))
+    if kind in ("MultiHeadAttention", "Attention", "AdditiveAttention"):
+        calls = [_attention_macs(layer, _query_value_key(layer, node.arguments)) for node in layer._inbound_nodes]
+        return None if None in calls else sum(value or 0 for value in calls)
     return 0 if all(len(weight.shape) < 2 for weight in layer.weights) else None
+
+
+def _query_value_key(layer: Any, arguments: Any) -> list[tuple[int | None, ...]]:
+    """Shapes of what one call of an attention layer was given; the values are the keys where no others are."""
+    bound = signature(layer.call).bind(*arguments.args, **arguments.kwargs).arguments
+    given = bound["inputs"] if "inputs" in bound else [bound["query"], bound["value"], bound.get("key")]
+    query, value, *keys = (tuple(tensor.shape) for tensor in given if tensor is not None)
+    return [query, value, keys[0] if keys else value]
+
+
+def _attention_macs(layer: Any, shapes: list[tuple[int | None, ...]]) -> int | None:
+    """Of one call: the projections, the scores (queries x keys x width), and the values' weighted sum."""
+    if any(len(shape) != 3 or None in shape[1:] for shape in shapes):
+        return None
+    (queries, _), (keys, value_width), (_, width) = (tuple(int(side or 0) for side in shape[1:]) for shape in shapes)
+    match type(layer).__name__:
+        case "MultiHeadAttention":
+            config = layer.get_config()
+            heads = config["num_heads"]
+            width, value_width = heads * config["key_dim"], heads * (config["value_dim"] or config["key_dim"])
+            of_query = [layer.query_dense, layer.output_dense, *([layer._gate_dense] if config["use_gate"] else [])]
+            projections = queries * sum(_count(dense.kernel) for dense in of_query)
+            projections += keys * (_count(layer.key_dense.kernel) + _count(layer.value_dense.kernel))
+            return int(projections + queries * keys * (width + value_width))
+        case "Attention" if layer.score_mode == "concat":  # its scores are sums, no products
+            width = 0
+        case "AdditiveAttention" if not layer.use_scale:
+            width = 0
+    return int(queries * keys * (width + value_width))
 
 
 def _recurrent_macs(layer: Any, steps: int | None) -> int | None:

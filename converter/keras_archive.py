@@ -11,8 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from converter.errors import ModelRejected
+from gateway.bundle.reading import MANIFEST_FILE
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
+_TFLITE = b"TFL3"
 WEIGHTS_FILE = "model.weights.h5"
 CORRUPT_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),  # damaged
@@ -34,8 +36,10 @@ def checked_content(path: Path) -> bytes:
     """Of a .keras or .h5 file.
 
     Raises ModelRejected: no file, unreadable, neither zip nor HDF5, a member outside of the archive, one that unpacks
-    to more than a model has, arrays of more numbers than a model has.
+    to more than a model has, arrays of more numbers than a model has; a bundle or .tflite file; weights alone.
     """
+    if (path / MANIFEST_FILE).is_file():
+        raise _converted(path, "bundle")
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "no file"
         raise ModelRejected(f"{path} is {found}", hint=_GIVE)
@@ -48,12 +52,32 @@ def checked_content(path: Path) -> bytes:
         raise no_intact(path, f"it has more than {_FILE_BYTES_MAX} bytes")
     try:
         if content.startswith(HDF5):
-            _check_arrays(content)
+            whole = _check_arrays(content)
+        elif zipfile.is_zipfile(io.BytesIO(content)) and _is_bundle(content):
+            raise _converted(path, "bundle")
+        elif content[4:8] == _TFLITE:
+            raise _converted(path, "TFLite file")
         else:
             _check_zip(content)
+            whole = True
+    except ModelRejected:
+        raise
     except Exception as error:  # damaged bytes make HDF5's reader raise anything
         raise no_intact(path, str(error.args[0]) if error.args else type(error).__name__) from None
+    if not whole:
+        hint = "Build the model in Python, load the weights into it, and save it whole: model.save('name.keras')."
+        raise ModelRejected(f"{path} holds weights without the architecture", hint=hint)
     return content
+
+
+def _converted(path: Path, kind: str) -> ModelRejected:
+    hint = "Give the Keras model (.keras, .h5) that it was made from; converter inspect shows what is in this one."
+    return ModelRejected(f"{path} is already a {kind}", hint=hint)
+
+
+def _is_bundle(content: bytes) -> bool:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return MANIFEST_FILE in archive.namelist()
 
 
 def no_intact(path: Path, reason: str) -> ModelRejected:
@@ -76,8 +100,9 @@ def _check_zip(content: bytes) -> None:
             _check_arrays(archive.read(WEIGHTS_FILE))
 
 
-def _check_arrays(content: bytes) -> None:
-    """An array may claim any shape: what was never written to takes no room in the file."""
+def _check_arrays(content: bytes) -> bool:
+    """An array may claim any shape: what was never written to takes no room in the file. Returns whether the file has
+    the model's architecture too."""
     import h5py
 
     counted = 0
@@ -89,5 +114,7 @@ def _check_arrays(content: bytes) -> None:
 
     with h5py.File(io.BytesIO(content), "r") as file:
         file.visititems(add)
+        whole = "model_config" in file.attrs
     if counted > _NUMBERS_MAX:
         raise ValueError(f"its arrays have {counted} numbers, expected at most {_NUMBERS_MAX}")
+    return whole

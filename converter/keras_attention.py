@@ -69,7 +69,7 @@ def read_multi_head_attention(reading: Reading) -> Read:
     queries = projected(query, "query_dense", width, scale=1 / math.sqrt(width))
     keys = projected(key, "key_dense", width)
     gated = reading.flag("use_gate", False)
-    gate = projected(query, "gate_dense", value_width, "sigmoid") if gated else None
+    gate = projected(query, "_gate_dense", value_width, "sigmoid") if gated else None
     values = projected(value, "value_dense", value_width)
     kernel, *bias = reading.weights.take(_shapes(reading, (heads, value_width, out), (out,)), "output_dense/")
     pair = [by_head(queries, width), by_head(keys, width)]

@@ -25,7 +25,7 @@ from converter.keras_archive import CORRUPT_ZIP, HDF5, SAVE_AGAIN, WEIGHTS_FILE,
 from converter.keras_layers import READERS, check_plain, for_each_step, one_step
 from converter.keras_operations import is_operation, read_operation
 from converter.keras_reading import (
-    ACTIVATIONS,
+    NO_CODE_RUNS,
     Building,
     Reading,
     Tensor,
@@ -38,9 +38,9 @@ from converter.layers import Activate, Dense, Float64, Layer, Network, Shape, un
 
 _CORRUPT_CONTENT = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What taking a config or HDF5 file for something else than it is comes to."""
-_SUPPORTED = (
-    "Supported: " + ", ".join(READERS) + "; models of these inside the model; activations " + ", ".join(ACTIVATIONS)
-) + "; channels last; float32."
+_OTHERS_CONVERT = (
+    'Put another layer or setting in its place: docs/bundle.md lists those that convert, under "Making one".'
+)
 _WINDOW_MAX = 100_000
 """Of a bundle's manifest."""
 _NESTED = ("Sequential", "Functional", "Model")
@@ -83,7 +83,7 @@ def read_keras_file(path: str | Path, *, add_softmax: bool = False) -> KerasFile
     except _CORRUPT_CONTENT as error:
         raise no_intact(path, f"{type(error).__name__}: {error}") from None
     if foreign is not None:
-        raise ModelRejected(f"{path}: it holds {foreign}, whose code the converter does not run", hint=_SUPPORTED)
+        raise ModelRejected(f"{path}: it holds {foreign}, whose code the converter does not run", hint=NO_CODE_RUNS)
     version, saved = metadata.get("keras_version"), metadata.get("date_saved")
     text = [value if isinstance(value, str) else None for value in (version, saved)]
     return KerasFile(network, hashlib.sha256(content).hexdigest(), *text)
@@ -115,8 +115,6 @@ def _hdf5_parts(content: bytes) -> tuple[Any, Any, bytes]:
     import h5py
 
     with h5py.File(io.BytesIO(content), "r") as file:
-        if "model_config" not in file.attrs:
-            raise ValueError("it holds weights without the model")
         config = json.loads(file.attrs["model_config"])
         return config, {"keras_version": file.attrs.get("keras_version")}, content
 
@@ -142,12 +140,12 @@ def _values(file: Any, parent: Any, key: str, name: str, shape: Shape) -> Float6
     dataset = parent[key]
     elsewhere = not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual
     if not hard or elsewhere or dataset.file.filename != file.filename:
-        raise Unsupported(f"{name} is not stored in the file itself")
+        raise Unsupported(f"{name} is not stored in the file itself", SAVE_AGAIN)
     if dataset.shape != shape or dataset.dtype.kind not in ("f" if shape else "fiu"):
-        raise Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}")
+        raise Unsupported(f"{name} is {dataset.dtype} {dataset.shape}, expected float {shape}", SAVE_AGAIN)
     values = np.asarray(dataset[()], np.float64)
     if not np.isfinite(values).all():
-        raise _Misfit(f"{name} holds NaN or infinity", "Its training diverged: train again with smaller steps.")
+        raise Unsupported(f"{name} holds NaN or infinity", "Its training diverged: train again with smaller steps.")
     return values
 
 
@@ -184,7 +182,7 @@ class _GroupWeights:
     def take(self, shapes: Mapping[str, Shape], below: str = "") -> list[Float64]:
         group = self.file.get(f"{self.group}/{below}vars", default={})
         if len(group) != len(shapes):
-            raise Unsupported(f"{len(group)} weights in the file, expected {', '.join(shapes) or 'none'}")
+            raise Unsupported(f"{len(group)} weights in the file, expected {', '.join(shapes) or 'none'}", SAVE_AGAIN)
         return [_values(self.file, group, str(at), name, shape) for at, (name, shape) in enumerate(shapes.items())]
 
 
@@ -222,7 +220,9 @@ class _ListedInside:
             parts = set(name.split("/")[:-1])
             owners = [own for own, aliases in leaves if parts & aliases]
             if len(owners) != 1:
-                raise Unsupported(f"weight {name!r} belongs to {len(owners)} layers of the model; save it as .keras")
+                raise Unsupported(
+                    f"weight {name!r} belongs to {len(owners)} layers of the model; save it as .keras", SAVE_AGAIN
+                )
             self._names.setdefault(owners[0], []).append(name)
 
     def layer(self, entry: Mapping[str, Any]) -> Callable[[], Weights]:
@@ -263,7 +263,7 @@ class _ListedWeights:
         taken, self._names = self._names[: len(shapes)], self._names[len(shapes) :]
         if len(taken) != len(shapes) or (self._names and not below):
             found = len(taken) + len(self._names)
-            raise Unsupported(f"{found} weights in the file, expected {', '.join(shapes) or 'none'}")
+            raise Unsupported(f"{found} weights in the file, expected {', '.join(shapes) or 'none'}", SAVE_AGAIN)
         named = zip(taken, shapes.items(), strict=True)
         return [_values(self._file, self._group, key, name, shape) for key, (name, shape) in named]
 
@@ -274,9 +274,11 @@ class _ListedWeights:
 def _input_shape(batch_shape: list[int | None]) -> Shape:
     if len(batch_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in batch_shape[1:]):
         hint = "Build the model with an input of fixed size: keras.Input((window, channels))."
-        raise _Misfit(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes", hint)
+        raise Unsupported(f"input shape {batch_shape}, expected [null, window, channels] with fixed sizes", hint)
     if batch_shape[1] > _WINDOW_MAX:  # type: ignore[operator]
-        raise _Misfit(f"a window of {batch_shape[1]} samples, expected at most {_WINDOW_MAX}", "Use a shorter window.")
+        raise Unsupported(
+            f"a window of {batch_shape[1]} samples, expected at most {_WINDOW_MAX}", "Use a shorter window."
+        )
     return cast("Shape", tuple(batch_shape[1:]))
 
 
@@ -301,7 +303,7 @@ class _Model:
         try:
             outputs = self._model(config, None, self._store, "")
         except Unsupported as error:
-            raise ModelRejected(f"{self._path}: {error}", hint=_hint(error)) from None
+            raise ModelRejected(f"{self._path}: {error}", hint=error.hint or _OTHERS_CONVERT) from None
         if self._window is None:
             raise ModelRejected(f"{self._path}: the model has no layers", hint=SAVE_AGAIN)
         window, channels = self._window.shape
@@ -357,7 +359,7 @@ class _Model:
         shape = own.get("batch_shape") or own.get("batch_input_shape") or build_shape
         if shape is None:
             hint = "Build the model, model.build((None, window, channels)), and save it again."
-            raise _Misfit("the shape of its input is not in the file", hint)
+            raise Unsupported("the shape of its input is not in the file", hint)
         self._window = Tensor(-1, _input_shape(shape))
         return self._window
 
@@ -368,7 +370,7 @@ class _Model:
         for what, keys in (("inputs", into), ("outputs", out)):
             if len(keys) != 1:
                 hint = "Save a part of the model that has one of each: keras.Model(input, output).save('name.keras')."
-                raise _Misfit(f"{above}the model has {len(keys)} {what}, expected one", hint)
+                raise Unsupported(f"{above}the model has {len(keys)} {what}, expected one", hint)
         values: dict[_Key, Tensor] = {}
         waiting = []
         for number, entry in enumerate(config["layers"]):
@@ -454,28 +456,16 @@ def _check_older(config: Mapping[str, Any]) -> None:
 def _check_model(entry: Mapping[str, Any]) -> None:
     module = entry.get("module") or "keras"  # the older .h5 names no modules
     if entry.get("registered_name") not in (None, "Functional") or not str(module).startswith("keras"):
-        raise Unsupported(f"a custom class of {module}, whose code the converter does not run")
+        raise Unsupported(f"a custom class of {module}, whose code the converter does not run", NO_CODE_RUNS)
     check_float32(entry["config"])
 
 
-class _Misfit(Unsupported):
-    """An Unsupported that another layer would not mend; hint: what would."""
-
-    def __init__(self, message: str, hint: str = _SUPPORTED) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class _Named(_Misfit):
+class _Named(Unsupported):
     """Its message names its layer already."""
 
 
 def _at(where: str, error: Unsupported) -> Unsupported:
-    return error if isinstance(error, _Named) else _Named(f"{where}: {error}", _hint(error))
-
-
-def _hint(error: Unsupported) -> str:
-    return error.hint if isinstance(error, _Misfit) else _SUPPORTED
+    return error if isinstance(error, _Named) else _Named(f"{where}: {error}", error.hint)
 
 
 class _Deferred:

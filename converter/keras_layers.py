@@ -31,6 +31,7 @@ from converter.keras_normalization import (
 from converter.keras_operations import resolved
 from converter.keras_reading import (
     ACTIVATION_LAYERS,
+    NO_CODE_RUNS,
     Building,
     Config,
     Read,
@@ -42,6 +43,7 @@ from converter.keras_reading import (
     activation,
     axes,
     check_own,
+    is_foreign,
     natural,
     naturals,
     require,
@@ -82,7 +84,8 @@ def check_plain(entry: Config) -> None:
     """Raises Unsupported for what is no layer of Keras itself, or computes in another type than float32."""
     kind = entry["class_name"]
     if kind not in READERS:
-        raise Unsupported("not supported" + (f": {_REFUSED[kind]}" if kind in _REFUSED else ""))
+        hint = NO_CODE_RUNS if kind == "Lambda" or is_foreign(entry) else None
+        raise Unsupported("not supported" + (f": {_REFUSED[kind]}" if kind in _REFUSED else ""), hint)
     check_own(entry)
 
 

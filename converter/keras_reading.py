@@ -26,7 +26,18 @@ Config = Mapping[str, Any]
 
 
 class Unsupported(Exception):
-    """A layer is not as the converter needs it; the message says in which respect."""
+    """A layer is not as the converter needs it; the message says in which respect. hint: what would mend it, where that
+    is no other layer or setting."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+NO_CODE_RUNS = (
+    "No code of the file is run: write it with Keras' own layers and keras.ops in a functional keras.Model, carry the "
+    "weights over with set_weights, and save that."
+)
 
 
 class Weights(Protocol):
@@ -160,17 +171,25 @@ def snake_case(name: str) -> str:
 
 def check_own(entry: Config) -> None:
     """Raises Unsupported for what is no class of Keras itself, or computes in another type than float32."""
-    module = entry.get("module") or "keras.layers"  # the older .h5 names no modules
-    if module not in ("keras.layers", "keras") or entry.get("registered_name") is not None:
-        raise Unsupported(f"a custom class of {entry.get('module')}, whose code the converter does not run")
+    if is_foreign(entry):
+        raise Unsupported(
+            f"a custom class of {entry.get('module')}, whose code the converter does not run", NO_CODE_RUNS
+        )
     check_float32(entry["config"])
+
+
+def is_foreign(entry: Config) -> bool:
+    """Whether its class is none of Keras itself."""
+    module = entry.get("module") or "keras.layers"  # the older .h5 names no modules
+    return module not in ("keras.layers", "keras") or entry.get("registered_name") is not None
 
 
 def check_float32(config: Config) -> None:
     dtype = config.get("dtype") or "float32"
     policy = dtype["config"]["name"] if isinstance(dtype, dict) else dtype
     if policy != "float32":
-        raise Unsupported(f"computes in {policy}")
+        hint = "Build the model with the dtype policy float32, carry the weights over with set_weights, and save that."
+        raise Unsupported(f"computes in {policy}", hint)
 
 
 def require(config: Config, **wanted: object) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -151,34 +152,54 @@ ISOLATION_WINDOWS = 100
 """Of a set of windows, asked once more in another order."""
 
 
-def require_isolation(name: str, model: bytes, windows: Float32, answers: Float32) -> None:
-    """Raises ConversionFailed where a window's answer depends on those before it.
+def not_apart(answer: Callable[[Float32], Float32], windows: Float32, answers: Float32) -> tuple[int, int]:
+    """On how many windows the answer depends on the windows before it, and of how many.
 
-    answers: (n, classes), what the .tflite file `model` said to windows (n, window, channels); some are asked again, in
-    the opposite order and among other neighbours, and must get the same bits.
+    answers: (n, classes), what `answer` said to windows (n, window, channels); some are asked again, in the opposite
+    order and among other neighbours, and must get the same bits.
     """
     chosen = np.linspace(0, len(windows) - 1, min(len(windows), ISOLATION_WINDOWS)).round().astype(int)[::-1]
-    again = variant_probabilities(model, windows[chosen])
-    differing = int((again != answers[chosen]).any(axis=1).sum())
+    return int((answer(windows[chosen]) != answers[chosen]).any(axis=1).sum()), len(chosen)
+
+
+def require_isolation(name: str, answer: Callable[[Float32], Float32], windows: Float32, answers: Float32) -> None:
+    """Raises ConversionFailed where a window's answer depends on those before it; see not_apart."""
+    differing, asked = not_apart(answer, windows, answers)
     if differing:
         raise ConversionFailed(
-            f"the {name} variant answers {differing} of {len(chosen)} windows otherwise after other windows; "
+            f"the {name} variant answers {differing} of {asked} windows otherwise after other windows; "
             "nothing was written"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FloatDifference:
+    """differing: windows with another top class than Keras's, where Keras itself does not see the first two closer than
+    the tolerance."""
+
+    differing: int
+    dp_max: float
+    tolerance: float
+
+    @property
+    def is_rounding(self) -> bool:
+        return not self.differing and self.dp_max <= self.tolerance
+
+
+def float_difference(probabilities: Float32, reference: Float32, tolerance: float = FLOAT_DP_MAX) -> FloatDifference:
+    """Both (n, classes); NaN is no rounding."""
+    dp_max = float(np.abs(probabilities.astype(np.float64) - reference).max())
+    another = probabilities.argmax(axis=1) != reference.argmax(axis=1)
+    return FloatDifference(int((another & (margins(reference) > tolerance)).sum()), dp_max, tolerance)
 
 
 def require_float_parity(
     probabilities: Float32, reference: Float32, *, where: str = "walks", tolerance: float = FLOAT_DP_MAX
 ) -> None:
-    """Raises ConversionFailed where the float32 model is not the Keras model up to rounding. Both (n, classes).
-
-    The top class may differ only where Keras itself sees the first two closer than the tolerance.
-    """
-    dp_max = float(np.abs(probabilities.astype(np.float64) - reference).max())
-    another = probabilities.argmax(axis=1) != reference.argmax(axis=1)
-    differing = int((another & (margins(reference) > tolerance)).sum())
-    if differing or not dp_max <= tolerance:
+    """Raises ConversionFailed where the float32 model is not the Keras model up to rounding. Both (n, classes)."""
+    found = float_difference(probabilities, reference, tolerance)
+    if not found.is_rounding:
         raise ConversionFailed(
-            f"the float32 variant differs from Keras: another top class on {differing} of {len(reference)} windows "
-            f"({where}), max |dp| {dp_max:.3g} (at most {tolerance:g}); nothing was written"
+            f"the float32 variant differs from Keras: another top class on {found.differing} of {len(reference)} "
+            f"windows ({where}), max |dp| {found.dp_max:.3g} (at most {tolerance:g}); nothing was written"
         )

@@ -86,7 +86,7 @@ def recorded_windows(files: Sequence[Path], *, window: int, config: TrainingConf
     """
     named = ", ".join(map(str, files))
     columns = columns_of(config.channels, config.units, where=named)
-    grid = read_recording(files).on_grid(config.rate_hz)
+    grid = read_recording(files, needed=config.channels).on_grid(config.rate_hz)
     whole = grid.windows(window, config.hop)[grid.whole(window, config.hop)]
     if not len(whole):
         raise InputRejected(f"{named}: no whole window of {window} samples at {config.rate_hz:g} Hz without a gap")

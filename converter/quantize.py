@@ -9,7 +9,7 @@ slice of an axis: https://ai.google.dev/edge/litert/models/quantization_spec
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -51,12 +51,12 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight as a layer has it: the four gates of an LSTM's kernel are four tensors. size: numbers in it."""
+    """One tensor: each of an LSTM's four gates has its own, since they bear rounding differently well (that of the cell
+    candidate worst: what the others multiply is added up in it). size: numbers in it."""
 
     name: str
-    tensors: tuple[int, ...]
+    tensor: int
     shape: tuple[int, ...]
-    """Of each of its tensors."""
     axis: int
     """Of the output channels: each gets a scale of its own."""
     steps: int
@@ -66,15 +66,15 @@ class Weight:
 
     @property
     def size(self) -> int:
-        return len(self.tensors) * int(np.prod(self.shape))
+        return int(np.prod(self.shape))
 
 
 Plan = Mapping[str, Storage]
 """By the weight's name; a weight that is not in it stays float32."""
 Stored = tuple[NDArray[Any], NDArray[np.float32] | None]
 """What stands in the file for a tensor, and its scales where it has some."""
-Fitted = Mapping[tuple[str, Storage], tuple[Stored, ...]]
-"""Of a weight in a storage, each of its tensors, where it is rounded otherwise than to the nearest."""
+Fitted = Mapping[tuple[str, Storage], Stored]
+"""Of a weight in a storage, where it is rounded otherwise than to the nearest."""
 
 
 def weights_of(model: bytes) -> tuple[Weight, ...]:
@@ -83,23 +83,27 @@ def weights_of(model: bytes) -> tuple[Weight, ...]:
 
 
 def with_storage(model: bytes, plan: Plan, fitted: Fitted | None = None) -> bytes:
-    """The float model with its weights stored as planned. Raises ValueError for a plan that does not fit it."""
+    """The float model with its weights stored as planned; itself where none is stored otherwise.
+
+    Raises ValueError for a plan that does not fit it.
+    """
     read = unpacked(model)
     weights = {weight.name: weight for weight in _weights(read)}
     for name, storage in plan.items():
         if name not in weights or storage not in weights[name].choices:
             raise ValueError(f"{name} cannot be stored as {storage}")
+    if all(storage is Storage.FLOAT32 for storage in plan.values()):
+        return model  # to the byte, so that it is seen to be the same
     edit = _Edit(read)
     for name, weight in weights.items():
         storage = plan.get(name, Storage.FLOAT32)
         given = (fitted or {}).get((name, storage))
-        values = [constant_of(read, tensor) for tensor in weight.tensors]
+        values = constant_of(read, weight.tensor)
         match storage:
             case Storage.FLOAT16:
-                edit.expand(weight, given or [(each.astype(np.float16), None) for each in values], _DEQUANTIZE_FLOAT16)
+                edit.expand(weight, given or (values.astype(np.float16), None), _DEQUANTIZE_FLOAT16)
             case Storage.INT8:
-                counts = given or [int8_of(each, weight.axis, weight.steps) for each in values]
-                edit.expand(weight, counts, _DEQUANTIZE_PER_CHANNEL)
+                edit.expand(weight, given or int8_of(values, weight.axis, weight.steps), _DEQUANTIZE_PER_CHANNEL)
             case Storage.HYBRID:
                 edit.hybrid_dense(weight, weight.steps)
     return edit.finish()
@@ -180,21 +184,19 @@ def _weights(read: Any, smallest: int = WEIGHT_SIZE_MIN) -> tuple[Weight, ...]:
         for group in groups:
             members = tuple(tensor for tensor in group if tensor >= 0 and tensor not in seen and is_weight(tensor))
             size = sum(int(np.prod(graph.tensors[tensor].shape)) for tensor in members)
-            if not members or size < smallest:
+            if not members or size < smallest:  # an LSTM's gates are small or large together
                 continue
             seen.update(members)
-            names = {weight.name for weight in found}
-            found.append(_weight(read, members, used_by[members[0]], names))
+            found += [_weight(read, tensor, used_by[tensor], {weight.name for weight in found}) for tensor in members]
     return tuple(found)
 
 
-def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]], names: set[str]) -> Weight:
-    entries = [read.subgraphs[0].tensors[tensor] for tensor in members]
-    texts = [entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name) for entry in entries]
-    name = (texts[0].rpartition("_")[0] if len(texts) > 1 else texts[0]) or f"tensor {members[0]}"
+def _weight(read: Any, tensor: int, used_by: list[tuple[int, int]], names: set[str]) -> Weight:
+    entry = read.subgraphs[0].tensors[tensor]
+    name = (entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name)) or f"tensor {tensor}"
     if name in names:
-        name = f"{name} {members[0]}"
-    largest = max(float(np.abs(constant_of(read, tensor)).max()) for tensor in members)
+        name = f"{name} {tensor}"
+    largest = float(np.abs(constant_of(read, tensor)).max())
     out_first = any(builtin in _OUT_CHANNELS_FIRST for builtin, _ in used_by)
     dense = all(use == (schema.BuiltinOperator.FULLY_CONNECTED, 1) for use in used_by)
     choices = [Storage.FLOAT32]
@@ -203,9 +205,9 @@ def _weight(read: Any, members: tuple[int, ...], used_by: list[tuple[int, int]],
     choices.append(Storage.INT8)
     if dense:
         choices.append(Storage.HYBRID)
-    shape = tuple(int(side) for side in entries[0].shape)
-    steps = _flattened_steps(read, members[0]) if dense else 1
-    return Weight(name, members, shape, 0 if out_first else len(shape) - 1, steps, tuple(choices))
+    shape = tuple(int(side) for side in entry.shape)
+    steps = _flattened_steps(read, tensor) if dense else 1
+    return Weight(name, tensor, shape, 0 if out_first else len(shape) - 1, steps, tuple(choices))
 
 
 def _flattened_steps(read: Any, kernel: int) -> int:
@@ -230,30 +232,29 @@ class _Edit:
         self._graph = read.subgraphs[0]
         self._first: list[Any] = []
 
-    def expand(self, weight: Weight, stored: Sequence[Stored], version: int) -> None:
-        """Each tensor becomes what DEQUANTIZE gives of its stored form; who uses it sees no difference."""
-        for tensor, (values, scale) in zip(weight.tensors, stored, strict=True):
-            entry = self._graph.tensors[tensor]
-            kept = schema.TensorT()
-            kept.name, kept.shape, kept.hasRank, kept.buffer = b"", entry.shape, True, entry.buffer
-            entry.buffer = 0
-            self._fill(kept, values, scale, weight.axis)
-            self._graph.tensors.append(kept)
-            made = schema.OperatorT()
-            made.opcodeIndex = operator_code(self._read, schema.BuiltinOperator.DEQUANTIZE, version)
-            made.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-            made.builtinOptions = schema.DequantizeOptionsT()
-            made.inputs, made.outputs = [len(self._graph.tensors) - 1], [tensor]
-            self._first.append(made)
+    def expand(self, weight: Weight, stored: Stored, version: int) -> None:
+        """The weight becomes what DEQUANTIZE gives of its stored form; who uses it sees no difference."""
+        entry = self._graph.tensors[weight.tensor]
+        kept = schema.TensorT()
+        kept.name, kept.shape, kept.hasRank, kept.buffer = b"", entry.shape, True, entry.buffer
+        entry.buffer = 0
+        self._fill(kept, *stored, weight.axis)
+        self._graph.tensors.append(kept)
+        made = schema.OperatorT()
+        made.opcodeIndex = operator_code(self._read, schema.BuiltinOperator.DEQUANTIZE, version)
+        made.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        made.builtinOptions = schema.DequantizeOptionsT()
+        made.inputs, made.outputs = [len(self._graph.tensors) - 1], [weight.tensor]
+        self._first.append(made)
 
     def hybrid_dense(self, weight: Weight, steps: int = 1) -> None:
         dense = schema.BuiltinOperator.FULLY_CONNECTED
-        for tensor in weight.tensors:
-            self._fill(self._graph.tensors[tensor], *int8_of(constant_of(self._read, tensor), 0, steps), 0)
-            for operator in self._graph.operators:
-                if tensor in operator.inputs:
-                    operator.opcodeIndex = operator_code(self._read, dense, _DENSE_HYBRID_PER_ROW)
-                    operator.builtinOptions.asymmetricQuantizeInputs = True
+        counts, scale = int8_of(constant_of(self._read, weight.tensor), 0, steps)
+        self._fill(self._graph.tensors[weight.tensor], counts, scale, 0)
+        for operator in self._graph.operators:
+            if weight.tensor in operator.inputs:
+                operator.opcodeIndex = operator_code(self._read, dense, _DENSE_HYBRID_PER_ROW)
+                operator.builtinOptions.asymmetricQuantizeInputs = True
 
     def hybrid_lstms(self) -> None:
         lstm = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM

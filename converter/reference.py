@@ -33,7 +33,7 @@ from gateway.recording import read_recording
 
 SKETCHES_FILE = "drift_sketches.json"
 LABEL_COLUMN = "label"
-"""Of a CSV recording."""
+"""Of a CSV or Parquet recording."""
 WINDOWS_MIN = 50
 """Fewer say nothing of the tails of a distribution."""
 _GRAVITY_RATIO = (0.7, 2.5)
@@ -53,8 +53,8 @@ class ReferenceRejected(InputRejected):
 def read_reference(paths: Sequence[str | Path], *, window: int, config: TrainingConfig) -> DriftReference:
     """paths: one file, or the two Excel files of a recording. window: samples.
 
-    The features are those of a wearable's six channels: all from a recording, from other files those that the model's
-    channels are enough for. Raises ReferenceRejected, RecordingRejected, ChannelsRejected.
+    The features are those of a wearable's six channels that the recording's channels are enough for; from other files,
+    that the model's are. Raises ReferenceRejected, RecordingRejected, ChannelsRejected.
     """
     files = [Path(path) for path in paths]
     match [file.suffix.lower() for file in files]:
@@ -75,15 +75,19 @@ def _sha256(file: Path) -> str:
 def _of_recording(files: Sequence[Path], window: int, config: TrainingConfig) -> DriftReference:
     named = ", ".join(map(str, files))
     columns = columns_of(config.channels, config.units, where=named)
-    grid = read_recording(files).on_grid(config.rate_hz)
+    recording = read_recording(files, needed=config.channels)
+    grid = recording.on_grid(config.rate_hz)
     whole = grid.whole(window, config.hop)
     if not whole.any():
         raise ReferenceRejected(f"{named}: no window of {window} samples at {config.rate_hz:g} Hz without a gap in it")
     wide = np.asarray(grid.windows(window, config.hop)[whole], np.float32)
-    _check_windows(named, wide, CHANNELS)
-    labels = _column(files[0], LABEL_COLUMN) if files[0].suffix.lower() == ".csv" else None
+    _check_windows(named, wide[..., [CHANNELS.index(name) for name in recording.channels]], recording.channels)
+    labels = _column(files[0], LABEL_COLUMN)
     counts = None if labels is None else _counted(f"{files[0]}: {LABEL_COLUMN}", labels, config.labels)
-    known = DriftReference.of_windows(wide[..., columns], config.channels, wide=wide, label_counts=counts)
+    taken = wide[..., columns]
+    known = DriftReference.of_windows(
+        taken, config.channels, wide=wide, wide_channels=recording.channels, label_counts=counts
+    )
     return replace(known, source="recording")
 
 
@@ -167,7 +171,32 @@ def _counted(where: str, found: Iterable[str], labels: Sequence[str]) -> dict[st
 
 
 def _column(file: Path, name: str) -> list[str] | None:
-    """The texts in a column of a CSV file that is known to be one, empty ones left out; None where it has no such."""
+    """The texts in a column of a recording that was read before, empty ones left out; None where it has no such."""
+    match file.suffix.lower():
+        case ".csv":
+            return _csv_column(file, name)
+        case ".parquet":
+            return _parquet_column(file, name)
+    return None
+
+
+def _parquet_column(file: Path, name: str) -> list[str] | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with file.open("rb") as stream:
+            if name not in pq.read_schema(stream).names:
+                return None
+            values = pq.read_table(stream, columns=[name])[name].to_pylist()
+    except (pa.ArrowException, ValueError) as error:  # the latter for bytes that are no UTF-8
+        raise ReferenceRejected(f"{file}: {name}: {error}".splitlines()[0]) from None
+    # whole numbers with nulls among them come as floats out of a data frame
+    told = (int(value) if isinstance(value, float) and value.is_integer() else value for value in values)
+    return [text for value in told if value is not None and value == value and (text := str(value).strip())] or None
+
+
+def _csv_column(file: Path, name: str) -> list[str] | None:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.reader(stream, skipinitialspace=True)

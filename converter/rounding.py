@@ -29,8 +29,10 @@ from converter.quantize import (
 from converter.tflite import unpacked
 from gateway.motion.samples import Float32
 
+FITTING_WINDOWS = 1500
+"""With 600 the rounding fits those alone: on others a tenth more error remains."""
 _ROWS_MAX = 100_000
-"""Of a layer's inputs: nearly all of the reference model's on the search's windows. With 4,000 more error remains."""
+"""Of a layer's inputs, evenly spread. With 4,000 more error remains, with 300,000 no less."""
 _INPUTS_MAX = 512
 """A wider kernel's normal matrix takes too long; dense layers over a whole sequence are rounded by carrying errors."""
 _DAMPING = 0.01
@@ -46,29 +48,29 @@ def fitted_weights(model: bytes, windows: Float32) -> Fitted:
     """
     read = unpacked(model)
     weights = weights_of(model)
-    inputs = {weight.name: list(_uses(read, weight)) for weight in weights}
-    wanted = {tensor for uses in inputs.values() for use in uses for tensor in use.tensors}
+    uses = {weight.name: tuple(_uses(read, weight)) for weight in weights}
+    wanted = {use.tensor for some in uses.values() for use in some}
     seen = _activations(model, windows, sorted(wanted))
-    fitted: dict[tuple[str, Storage], tuple[Stored, ...]] = {}
+    normals: dict[tuple[_Use, ...], Float64 | None] = {}  # an LSTM's four gates multiply the same
+    fitted: dict[tuple[str, Storage], Stored] = {}
     for weight in weights:
-        rows = _rows(read, weight, inputs[weight.name], seen)
-        if rows is None:
+        multiplied = uses[weight.name]
+        if multiplied not in normals:
+            normals[multiplied] = _normal(read, weight, multiplied, seen)
+        normal = normals[multiplied]
+        if normal is None:
             continue
-        normal = rows.T @ rows
-        values = np.concatenate([_matrix(read, tensor) for tensor in weight.tensors])
-        shape = (-1, *weight.shape[1:])
+        values = constant_of(read, weight.tensor).astype(np.float64).reshape(weight.shape[0], -1)
         if Storage.FLOAT16 in weight.choices:
             halves = compensated(values, normal, lambda column: column.astype(np.float16).astype(np.float64))
-            parts = np.split(halves.astype(np.float16).reshape(shape), len(weight.tensors))
-            fitted[weight.name, Storage.FLOAT16] = tuple((part, None) for part in parts)
+            fitted[weight.name, Storage.FLOAT16] = (halves.astype(np.float16).reshape(weight.shape), None)
         scale = int8_scale(values, 0)
         counts = compensated(
             values / scale.astype(np.float64)[:, np.newaxis],
             normal,
             lambda column: np.clip(np.rint(column), -INT8_MAX, INT8_MAX),
         )
-        split = (np.split(each, len(weight.tensors)) for each in (counts.astype(np.int8).reshape(shape), scale))
-        fitted[weight.name, Storage.INT8] = tuple(zip(*split, strict=True))
+        fitted[weight.name, Storage.INT8] = (counts.astype(np.int8).reshape(weight.shape), scale)
     return fitted
 
 
@@ -94,23 +96,26 @@ def compensated(values: Float64, normal: Float64, rounded: Callable[[Float64], F
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """One operator that multiplies by the weight. tensors: those whose values have to be seen."""
+    """One operator that multiplies by the weight. tensor: the one whose values have to be seen. states: it multiplies
+    what it gave a step before, not what it takes."""
 
     operator: Any
-    tensors: tuple[int, ...]
+    tensor: int
+    states: bool = False
 
 
 def _uses(read: Any, weight: Weight) -> Iterator[_Use]:
-    operators = [one for one in read.subgraphs[0].operators if weight.tensors[0] in one.inputs]
+    operators = [one for one in read.subgraphs[0].operators if weight.tensor in one.inputs]
     stride = -(-len(operators) // _OPERATORS_MAX)
     for operator in operators[::stride]:
         kind = builtin_of(read, operator)
         if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM:
-            yield _Use(operator, (int(operator.inputs[0]), int(operator.outputs[0])))
+            states = weight.tensor in operator.inputs[LSTM_RECURRENT]
+            yield _Use(operator, int((operator.outputs if states else operator.inputs)[0]), states)
         elif kind in (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.CONV_2D):
             takes = int(operator.inputs[0])
             if read.subgraphs[0].tensors[takes].shape[-1] == weight.shape[-1]:  # else each group takes some channels
-                yield _Use(operator, (takes,))
+                yield _Use(operator, takes)
 
 
 def _activations(model: bytes, windows: Float32, tensors: list[int]) -> dict[int, Float32]:
@@ -134,8 +139,8 @@ def _activations(model: bytes, windows: Float32, tensors: list[int]) -> dict[int
     return {tensor: np.stack(values) for tensor, values in seen.items()}
 
 
-def _rows(read: Any, weight: Weight, uses: list[_Use], seen: Mapping[int, Float32]) -> Float64 | None:
-    """What the weight multiplies, (rows, inputs); None where it cannot be fitted."""
+def _normal(read: Any, weight: Weight, uses: tuple[_Use, ...], seen: Mapping[int, Float32]) -> Float64 | None:
+    """X'X of what the weight multiplies, (inputs, inputs); None where it cannot be fitted."""
     if not uses or int(np.prod(weight.shape[1:])) > _INPUTS_MAX:
         return None
     rows = np.concatenate([_multiplied(read, weight, use, seen) for use in uses])
@@ -147,18 +152,17 @@ def _rows(read: Any, weight: Weight, uses: list[_Use], seen: Mapping[int, Float3
     usual = float(np.median(size[size > 0]))
     # Rows far beyond the others are of windows on which all that follows is saturated: none may outweigh the rest.
     weighted: Float64 = rows * np.minimum(1, usual / np.maximum(size, usual))[:, np.newaxis]
-    return weighted
+    return np.asarray(weighted.T @ weighted)
 
 
 def _multiplied(read: Any, weight: Weight, use: _Use, seen: Mapping[int, Float32]) -> Float32:
-    kind, inputs = builtin_of(read, use.operator), [int(tensor) for tensor in use.operator.inputs]
-    if kind == schema.BuiltinOperator.CONV_2D:
-        return _convolved(seen[use.tensors[0]], weight.shape, use.operator.builtinOptions)
-    if kind == schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM and weight.tensors[0] in inputs[LSTM_RECURRENT]:
-        outputs = seen[int(use.operator.outputs[0])]  # (windows, 1, steps, units); the state before each step
-        before = np.concatenate([np.zeros_like(outputs[..., :1, :]), outputs[..., :-1, :]], axis=-2)
-        return before.reshape(-1, outputs.shape[-1])
-    return seen[use.tensors[0]].reshape(-1, weight.shape[-1])
+    values = seen[use.tensor]
+    if use.states:  # (windows, 1, steps, units)
+        before = np.concatenate([np.zeros_like(values[..., :1, :]), values[..., :-1, :]], axis=-2)
+        return before.reshape(-1, values.shape[-1])
+    if builtin_of(read, use.operator) == schema.BuiltinOperator.CONV_2D:
+        return _convolved(values, weight.shape, use.operator.builtinOptions)
+    return values.reshape(-1, weight.shape[-1])
 
 
 def _convolved(images: Float32, shape: tuple[int, ...], options: Any) -> Float32:
@@ -173,9 +177,3 @@ def _convolved(images: Float32, shape: tuple[int, ...], options: Any) -> Float32
     rows, columns = (min(patch.shape[axis] for patch in patches) for axis in (1, 2))
     cut = np.concatenate([patch[:, :rows, :columns] for patch in patches], axis=-1)
     return cut.reshape(-1, high * wide * channels)
-
-
-def _matrix(read: Any, tensor: int) -> Float64:
-    """(outputs, inputs)"""
-    values = constant_of(read, tensor).astype(np.float64)
-    return values.reshape(len(values), -1)

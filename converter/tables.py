@@ -8,7 +8,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.bundle import Bundle
-from gateway.bundle.manifest import Parity
+from gateway.bundle.manifest import Manifest, Parity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,9 +79,24 @@ def show_conversion(bundle: Bundle, times: Mapping[str, "Times"]) -> None:
     ]
     columns = ("variant", "windows", "same\ntop", "clear", "worst\nclass", "max\n|dp|", "p99\n|dp|", "mean\n|dp|")
     _show(to, columns, parities, numbers="cdefgh")
+    from converter.parity import CLASS_WINDOWS_MIN
+
     _say(to, "same top: Keras's top class; clear: where that is no near tie; |dp|: difference of a probability")
+    _say(to, f"worst class: of those that Keras names on {CLASS_WINDOWS_MIN} windows or more; -: there are none")
+    if (sentence := _nothing_gained(manifest)) is not None:
+        _say(to, sentence)
     _say(to, f"* default {manifest.default_variant}: {manifest.default_reason}")
     _say(to, f"digest {bundle.digest}")
+
+
+def _nothing_gained(manifest: Manifest) -> str | None:
+    """Where the search has found nothing that could be stored smaller, and mixed is the file of float32."""
+    mixed = manifest.variants.get("mixed")
+    if mixed is None or any(weight.stored != "float32" for weight in mixed.weights.values()):
+        return None
+    if mixed.weights:
+        return "mixed is the same as float32: every smaller storage that was tried cost too much agreement"
+    return "mixed is the same as float32: no weight is large enough for smaller storage to gain anything"
 
 
 def _parity_row(where: str, parity: Parity) -> Iterator[str]:

@@ -46,6 +46,21 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]
+    """Equal vectors are stored once: each scale of an int8 weight has a zero point of 8 bytes, all of them 0, and the
+    runtime takes no tensor without them."""
+
+    def __init__(self, initial_size: int) -> None:
+        super().__init__(initial_size)
+        self._stored: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:
+        key = (x.dtype.str, x.tobytes())
+        if key not in self._stored:
+            self._stored[key] = int(super().CreateNumpyVector(x))
+        return self._stored[key]
+
+
 class Graph:
     """One subgraph in the making; tensors are known by their index."""
 
@@ -212,7 +227,7 @@ def packed(model: Any) -> bytes:
         made.data = None if buffer.data is None else np.asarray(buffer.data)
         aligned.append(made)
     model.buffers = aligned
-    builder = flatbuffers.Builder(1 << 20)
+    builder = _SharingBuilder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
     return bytes(builder.Output())
 

@@ -11,7 +11,14 @@ from datasketches import kll_floats_sketch
 
 from converter.errors import ConversionFailed, InputShapeRejected
 from converter.keras_archive import checked_content
-from converter.parity import FLOAT_DP_MAX, PARITY_WINDOWS_MAX, keras_probabilities, margins, random_windows
+from converter.parity import (
+    FLOAT_DP_MAX,
+    PARITY_WINDOWS_MAX,
+    float_difference,
+    keras_probabilities,
+    not_apart,
+    random_windows,
+)
 from converter.reference import reference_in_words
 from converter.tflite import checked_operators
 from converter.training_config import TrainingConfig, read_training_config
@@ -191,11 +198,9 @@ def _isolation(bundle: Bundle, name: str, predictor: Predictor) -> Check:
     windows = random_windows(
         _ISOLATION_WINDOWS, window=bundle.manifest.window, config=_config(bundle), seed=PARITY_SEED
     )
-    forwards = predictor.predict(windows)
-    backwards = predictor.predict(windows[::-1])[::-1]
-    same = np.array_equal(forwards, backwards)
-    found = "the same bits in any order" if same else "a window's answer depends on the one before it"
-    return Check(f"{name}: windows apart", same, found)
+    differing, _ = not_apart(predictor.predict, windows, predictor.predict(windows))
+    found = "a window's answer depends on the one before it" if differing else "the same bits in any order"
+    return Check(f"{name}: windows apart", not differing, found)
 
 
 def _against(
@@ -226,16 +231,12 @@ def _against(
 def _parity(bundle: Bundle, name: str, answers: Float32, reference: Float32) -> Check:
     """A variant that claims to be exact must be; another must agree as often as it claims, but for chance."""
     stated = bundle.manifest.variants[name].parity
-    dp = np.abs(answers.astype(np.float64) - reference).max(axis=1)
-    differs = answers.argmax(axis=1) != reference.argmax(axis=1)
-    count = len(reference)
-    agreement = 1 - float(differs.mean())
-    found = f"same top class on {agreement:.2%} of {count} windows, max |dp| {dp.max():.2g}"
+    count, difference = len(reference), float_difference(answers, reference)
+    agreement = float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    found = f"same top class on {agreement:.2%} of {count} windows, max |dp| {difference.dp_max:.2g}"
     what = f"{name}: agrees with Keras"
     if stated.dp_max <= FLOAT_DP_MAX:
-        clear = margins(reference) > FLOAT_DP_MAX
-        passed = bool(dp.max() <= FLOAT_DP_MAX and not (differs & clear).any())
-        return Check(what, passed, f"{found} (at most {FLOAT_DP_MAX:g})")
+        return Check(what, difference.is_rounding, f"{found} (at most {FLOAT_DP_MAX:g})")
     claimed = stated.top1_agreement
     spread = math.sqrt(max(claimed * (1 - claimed), 1 / count) * (1 / count + 1 / stated.windows))
     least = claimed - _SIGMAS * spread

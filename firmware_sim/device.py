@@ -8,13 +8,16 @@ import random
 import struct
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_sim import encoding
+from firmware_sim.details import BATTERY, DEVICE_INFORMATION, Details
 from firmware_sim.encoding import Config, Counts, FrameType, Op, SessionEntry, Status
+from firmware_sim.protocol import AttError, Property, Service, Taken, WriteRefused
 
 KEPT_BEHIND_WATERMARK = 400
 """Samples that stay after their acknowledgement: two windows, so that another gateway can go on at the seam."""
@@ -25,16 +28,18 @@ LIVE_WAITING_MAX = 64
 INDICATIONS_WAITING_MAX = 16
 """Answers that wait for the central's confirmations; beyond it control writes are refused."""
 CREDIT_MAX = 0xFFFF
-ATT_PROCEDURE_ALREADY_IN_PROGRESS = 0xFE  # Bluetooth Core Specification Supplement, part B, 1.2
-ATT_VALUE_NOT_ALLOWED = 0x13  # Bluetooth Core Specification 5.4, vol. 3, part F, 3.4.1.1
-
-
-class WriteRefused(Exception):
-    """A write that is answered with an ATT error instead of an indication."""
-
-    def __init__(self, att_error: int) -> None:
-        super().__init__(f"ATT error 0x{att_error:02x}")
-        self.att_error = att_error
+ATT_MTU = 247
+OWN_SERVICE = Service(
+    encoding.SERVICE_UUID,
+    {
+        encoding.INFO_UUID: Property.READ,
+        encoding.CONFIG_UUID: Property.READ | Property.WRITE | Property.INDICATE,
+        encoding.LIVE_UUID: Property.NOTIFY,
+        encoding.BACKLOG_UUID: Property.NOTIFY,
+        encoding.CONTROL_UUID: Property.WRITE | Property.INDICATE,
+        encoding.TIME_UUID: Property.READ,
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,20 @@ class _Request:
 class Device:
     """One wearable from its first boot on. `sessions` is never empty; the last one runs."""
 
+    mtu_min = ATT_MTU
+    sensors = (slice(0, 6),)
+
     def __init__(self, settings: Settings, rng: random.Random) -> None:
         self.settings = settings
+        known = settings.battery_percent is not None
+        self.services = (OWN_SERVICE, DEVICE_INFORMATION, *((BATTERY,) if known else ()))
+        self._details = Details(
+            manufacturer="Fidget Gateway",
+            model="Reference wearable",
+            firmware=".".join(map(str, settings.firmware)),
+            serial=f"{settings.serial:016X}",
+            battery_percent=settings.battery_percent or 0,
+        )
         self.sessions: list[Session] = []
         self.finished = False
         self.connected = False
@@ -108,6 +125,11 @@ class Device:
         self._filling: list[Counts] = []
         self._filling_saturated = False
         self._filled = 0
+        self._overrun = 0
+        """Samples that the sensor is still to lose, once the frame that is being filled is full."""
+        self._lost_before = False
+        self._tick_offset = 0
+        self._stepped = False
         self._live = False
         self._live_waiting: deque[bytes] = deque()
         self._request: _Request | None = None
@@ -119,6 +141,18 @@ class Device:
     @property
     def running(self) -> Session:
         return self.sessions[-1]
+
+    @property
+    def session(self) -> int:
+        return self.running.number
+
+    @property
+    def made(self) -> int:
+        return self.running.made
+
+    @property
+    def rate_hz(self) -> float:
+        return self.settings.config.rate_hz
 
     @property
     def held(self) -> int:
@@ -137,11 +171,25 @@ class Device:
         return uptime_ns * self.settings.config.rate_mhz // 10**12 + 1 if uptime_ns >= 0 else 0
 
     def sample(self, values: NDArray[np.float32]) -> Counts:
-        """Takes the next samples, (n, 6) in m/s² and deg/s; returns them as they were quantized."""
+        """Takes the next samples, (n, 6) in m/s² and deg/s; returns them as they were quantized, also those that an
+        overrun loses."""
+        return self._sample(values)[0]
+
+    def _sample(self, values: NDArray[np.float32]) -> tuple[Counts, NDArray[np.bool_]]:
+        """And which of them (n,) it has."""
         config = self.settings.config
         counts, saturated = encoding.quantize(values, config)
+        kept = np.ones(len(counts), np.bool_)
         taken = 0
         while taken < len(counts):
+            if self._overrun and not self._filled:
+                lost = min(self._overrun, len(counts) - taken)
+                kept[taken : taken + lost] = False
+                taken += lost
+                self.running.made += lost
+                self._overrun -= lost
+                self._lost_before = True
+                continue
             part = slice(taken, taken + config.samples_a_frame - self._filled)
             self._filling.append(counts[part])
             self._filling_saturated |= bool(saturated[part].any())
@@ -150,7 +198,14 @@ class Device:
             taken = part.stop
             if self._filled == config.samples_a_frame:
                 self._close_frame()
-        return counts
+        return counts, kept
+
+    def measure(self, values: NDArray[np.float32]) -> Sequence[Taken]:
+        """Takes the next samples as `sample` does, and says when; all are kept but those that an overrun loses."""
+        index = np.arange(self.made, self.made + len(values), dtype=np.int64)
+        taken_ns = index * 10**12 // self.settings.config.rate_mhz
+        counts, kept = self._sample(values)
+        return (Taken(slice(0, 6), taken_ns[kept], counts[kept] * self.settings.config.scales()),)
 
     def finish(self) -> None:
         """The session has no more samples: its last frame is closed, short or not. The wearable stays up."""
@@ -164,21 +219,58 @@ class Device:
         self.finished = False
         self._begin_session()
 
+    # What goes wrong with it (firmware_sim/faults.py)
+
+    def crash(self, *, flash_kept: bool) -> None:
+        """A reboot without warning: what stood in RAM is gone, and so is the ring where the flash is not kept."""
+        self._filling, self._filled, self._filling_saturated = [], 0, False
+        if not flash_kept:
+            self.sessions.clear()
+            self._held = 0
+        self._tick_offset, self._stepped = 0, False
+        self.restart()
+
+    def overrun(self, samples: int) -> None:
+        """The sensor's memory runs over: so many samples are lost before the next frame begins."""
+        self._overrun += samples
+
+    def step_clock(self, seconds: float) -> None:
+        """The clock jumps; frames that are stored keep their ticks, the next one is flagged."""
+        self._tick_offset += round(seconds * self.settings.tick_hz)
+        self._stepped = True
+
+    def shrink(self, capacity: int) -> None:
+        """The flash has room for so many samples from now on."""
+        self.settings = replace(self.settings, capacity=capacity)
+        self._make_room(0)
+
+    def set_battery(self, percent: int) -> None:
+        self.settings = replace(self.settings, battery_percent=percent)
+        self._details.set_battery(percent)
+
     def _begin_session(self) -> None:
         taken = {session.number & 0xFFFF for session in self.sessions}
         number = self._rng.getrandbits(64)
         while number & 0xFFFF in taken:
             number = self._rng.getrandbits(64)
         self.sessions.append(Session(number))
-        for ended in self.sessions[:-SESSIONS_MAX]:
-            while ended.frames:
-                self._overwrite_oldest(ended)
-            self.sessions.remove(ended)
+        self._overrun, self._lost_before = 0, False
+        if len(self.sessions) > SESSIONS_MAX:
+            self._give_up_session()
+
+    def _give_up_session(self) -> None:
+        """One that holds nothing that is not acknowledged, or else the oldest; the oldest left counts what was lost."""
+        spent = (session for session in self.sessions[:-1] if session.watermark == session.closed)
+        ended = next(spent, self.sessions[0])
+        while ended.frames:
+            self._overwrite_oldest(ended)
+        self.sessions.remove(ended)
+        self.sessions[0].overwritten += ended.overwritten
 
     def _close_frame(self) -> None:
         if not self._filled:
             return
-        session, first = self.running, self.running.closed
+        session, first = self.running, self._filling_first
         counts = np.concatenate(self._filling)
         data = encoding.encode_frame(
             counts,
@@ -187,9 +279,11 @@ class Device:
             first=first,
             tick=self._tick_of(first),
             saturated=self._filling_saturated,
+            clock_stepped=self._stepped,
+            lost_before=self._lost_before,
         )
-        while self._held + len(counts) > self.settings.capacity:
-            self._overwrite_oldest(next(s for s in self.sessions if s.frames))
+        self._stepped = self._lost_before = False
+        self._make_room(len(counts))
         session.closed = first + len(counts)
         session.frames.append(StoredFrame(first, session.closed, bytes(data)))
         self._held += len(counts)
@@ -198,6 +292,15 @@ class Device:
             if len(self._live_waiting) == LIVE_WAITING_MAX:
                 self._live_waiting.popleft()
             self._live_waiting.append(encoding.address_frame(data, FrameType.LIVE, self._next_seq(FrameType.LIVE)))
+
+    @property
+    def _filling_first(self) -> int:
+        """Index of the first sample of the frame that is being filled."""
+        return self.running.made - self._filled if self._filled else self.running.made + self._overrun
+
+    def _make_room(self, samples: int) -> None:
+        while self._held + samples > self.settings.capacity:
+            self._overwrite_oldest(next(s for s in self.sessions if s.frames))
 
     def _overwrite_oldest(self, session: Session) -> None:
         frame = self._erase_oldest(session)
@@ -209,7 +312,7 @@ class Device:
         return frame
 
     def _tick_of(self, index: int) -> int:
-        return index * self.settings.tick_hz * 1000 // self.settings.config.rate_mhz
+        return index * self.settings.tick_hz * 1000 // self.settings.config.rate_mhz + self._tick_offset
 
     def _next_seq(self, kind: FrameType) -> int:
         seq = self._seq[kind]
@@ -228,6 +331,19 @@ class Device:
         self._live_waiting.clear()
         self._indications.clear()
         self._request, self._credit = None, 0
+
+    def status(self) -> dict[str, object]:
+        return {
+            "made": self.running.made,
+            "closed": self.running.closed,
+            "acked": self.running.watermark,
+            "ring_held": self.held,
+            "ring_fill": self.fill,
+            "overwritten": sum(session.overwritten for session in self.sessions),
+        }
+
+    def subscribed(self, uuid: str, on: bool) -> None:
+        """Nothing depends on it: Live is started, Backlog asked for, by Control."""
 
     def advertised(self) -> bytes:
         return encoding.encode_advertised(held_by_central=self.connected, fill=self.fill)
@@ -249,20 +365,22 @@ class Device:
         if uuid == encoding.CONFIG_UUID:
             return encoding.encode_config(settings.config)
         if uuid == encoding.TIME_UUID:
-            tick = uptime_ns * settings.tick_hz // 10**9
+            tick = uptime_ns * settings.tick_hz // 10**9 + self._tick_offset
             return encoding.encode_time(tick=tick, session=self.running.number, next_index=self.running.made)
+        if (detail := self._details.read(uuid)) is not None:
+            return detail
         raise KeyError(uuid)
 
     def written(self, uuid: str, payload: bytes) -> None:
         """A write to Control or Config. Raises WriteRefused where an ATT error answers it."""
         if uuid == encoding.CONFIG_UUID:  # there is one setting, so only that can be asked for
             if payload != encoding.encode_config(self.settings.config):
-                raise WriteRefused(ATT_VALUE_NOT_ALLOWED)
+                raise WriteRefused(AttError.VALUE_NOT_ALLOWED)
             return
         if uuid != encoding.CONTROL_UUID:
             raise KeyError(uuid)
         if len(self._indications) >= INDICATIONS_WAITING_MAX:
-            raise WriteRefused(ATT_PROCEDURE_ALREADY_IN_PROGRESS)
+            raise WriteRefused(AttError.PROCEDURE_ALREADY_IN_PROGRESS)
         decoded = encoding.decode_control(payload)
         status, parameters = (decoded, b"") if isinstance(decoded, Status) else self._control(*decoded)
         answer = encoding.encode_answer(payload[0] if payload else 0, status, parameters)
@@ -272,7 +390,7 @@ class Device:
         match op:
             case Op.START_LIVE:
                 self._live = True
-                return Status.DONE, struct.pack("<HI", self.running.number & 0xFFFF, self.running.closed)
+                return Status.DONE, struct.pack("<HI", self.running.number & 0xFFFF, self._filling_first)
             case Op.STOP_LIVE:
                 self._live = False
                 self._live_waiting.clear()
@@ -328,7 +446,7 @@ class Device:
         if self._live_waiting:
             return encoding.LIVE_UUID, self._live_waiting.popleft()
         if self._request is None or not self._credit:
-            return None
+            return self._details.next_notification()
         self._credit -= 1
         return encoding.BACKLOG_UUID, self._next_of(self._request)
 

@@ -42,6 +42,8 @@ class Flag(IntFlag):
     ACCELEROMETER = 1 << 0
     GYROSCOPE = 1 << 1
     SATURATED = 1 << 3
+    LOST_BEFORE = 1 << 4
+    CLOCK_STEPPED = 1 << 5
     LAST_OF_REQUEST = 1 << 6
 
 
@@ -102,9 +104,21 @@ def quantize(values: NDArray[np.float32], config: Config) -> tuple[Counts, NDArr
     return clipped.astype(np.int16), (counts != clipped).any(axis=1)
 
 
-def encode_frame(counts: Counts, *, cfg_id: int, session: int, first: int, tick: int, saturated: bool) -> bytearray:
+def encode_frame(
+    counts: Counts,
+    *,
+    cfg_id: int,
+    session: int,
+    first: int,
+    tick: int,
+    saturated: bool,
+    clock_stepped: bool = False,
+    lost_before: bool = False,
+) -> bytearray:
     """A frame as the ring stores it: type, request flag and seq are set when it is sent (address_frame)."""
     flags = Flag.ACCELEROMETER | Flag.GYROSCOPE | (Flag.SATURATED if saturated else Flag(0))
+    flags |= Flag.CLOCK_STEPPED if clock_stepped else Flag(0)
+    flags |= Flag.LOST_BEFORE if lost_before else Flag(0)
     head = struct.pack(
         "<BBBBHHII", PROFILE_VERSION << 4, flags, len(counts), cfg_id, 0, session & 0xFFFF, first, tick & 0xFFFFFFFF
     )
@@ -211,3 +225,117 @@ def decode_control(payload: bytes) -> tuple[Op, tuple[int, ...]] | Status:
 
 def encode_answer(op: int, status: Status, parameters: bytes = b"") -> bytes:
     return bytes([op | 0x80, status]) + parameters
+
+
+# The other direction, for the conformance check (firmware_sim/conformance.py)
+
+
+class Malformed(ValueError):
+    """Bytes that are no frame or value of this profile; the message says where."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """A frame as it came. counts: (n, 6); missing: of a gap frame, else 0."""
+
+    data: bytes
+    version: int
+    kind: int
+    flags: int
+    cfg_id: int
+    seq: int
+    session: int
+    first: int
+    tick: int
+    counts: Counts
+    missing: int
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.counts) + self.missing
+
+    @property
+    def last(self) -> bool:
+        return bool(self.flags & Flag.LAST_OF_REQUEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    version: int
+    flags: int
+    tick_hz: int
+    capacity: int
+    serial: int
+    sensor_frame: tuple[int, int, int]
+    battery: int
+    reserved: int
+    rates_mhz: tuple[int, ...]
+    sessions: tuple[SessionEntry, ...]
+
+    @property
+    def running(self) -> SessionEntry:
+        return self.sessions[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRead:
+    tick: int
+    session: int
+    next_index: int
+
+
+_HEADER = struct.Struct("<BBBBHHII")
+_INFO = struct.Struct("<BBBBIIQ3bBBBH")
+_SESSION = struct.Struct("<QIIII")
+_CONFIG = struct.Struct("<BBHIHHff")
+_TIME = struct.Struct("<IHI")
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Raises Malformed where the length is not what type and n ask for."""
+    if len(data) < _HEADER.size:
+        raise Malformed(f"a frame of {len(data)} bytes; the header alone has {_HEADER.size}")
+    first_byte, flags, n, cfg_id, seq, session, first, tick = _HEADER.unpack_from(data)
+    gap = first_byte & 0xF == FrameType.GAP
+    expected = _HEADER.size + (4 if gap else 12 * n)
+    if len(data) != expected or (gap and n):
+        what = f"gap with n = {n}" if gap else f"n = {n}"
+        raise Malformed(
+            f"a frame of {len(data)} bytes with {what}; expected {expected}" + (" and n = 0" if gap else "")
+        )
+    missing = struct.unpack_from("<I", data, _HEADER.size)[0] if gap else 0
+    counts = np.frombuffer(data, "<i2", 6 * n, _HEADER.size).reshape(n, 6).astype(np.int16)
+    return Frame(data, first_byte >> 4, first_byte & 0xF, flags, cfg_id, seq, session, first, tick, counts, missing)
+
+
+def decode_info(data: bytes) -> Info:
+    """Raises Malformed."""
+    if len(data) < _INFO.size:
+        raise Malformed(f"Info has {len(data)} bytes; its fixed part alone has {_INFO.size}")
+    version, flags, _, _, tick_hz, capacity, serial, x, y, z, battery, r, s, reserved = _INFO.unpack_from(data)
+    expected = _INFO.size + 4 * r + _SESSION.size * s
+    if len(data) != expected:
+        raise Malformed(f"Info has {len(data)} bytes; {r} rates and {s} sessions make {expected}")
+    rates = struct.unpack_from(f"<{r}I", data, _INFO.size)
+    sessions = tuple(SessionEntry(*fields) for fields in _SESSION.iter_unpack(data[_INFO.size + 4 * r :]))
+    return Info(version, flags, tick_hz, capacity, serial, (x, y, z), battery, reserved, rates, sessions)
+
+
+def decode_config(data: bytes) -> tuple[Config, int]:
+    """The Config and its reserved field. Raises Malformed."""
+    if len(data) != _CONFIG.size:
+        raise Malformed(f"Config has {len(data)} bytes; expected {_CONFIG.size}")
+    cfg_id, n, reserved, rate, acc_range, gyro_range, acc_scale, gyro_scale = _CONFIG.unpack(data)
+    return Config(cfg_id, n, rate, acc_range, gyro_range, acc_scale, gyro_scale), reserved
+
+
+def decode_time(data: bytes) -> TimeRead:
+    """Raises Malformed."""
+    if len(data) != _TIME.size:
+        raise Malformed(f"Time has {len(data)} bytes; expected {_TIME.size}")
+    return TimeRead(*_TIME.unpack(data))
+
+
+def encode_request(op: Op, *parameters: int) -> bytes:
+    """A control write, as a central makes it."""
+    return bytes([op]) + PARAMETERS[op].pack(*parameters)

@@ -10,41 +10,69 @@ import logging
 import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from operator import itemgetter
+from typing import Any, Protocol
 
 from bumble import att, core, gatt, hci
 from bumble.core import AdvertisingData
 from bumble.device import Connection, DeviceConfiguration
 from bumble.device import Device as BumbleDevice
-from bumble.transport.common import AsyncPipeSink
 
-from firmware_sim import encoding
-from firmware_sim.device import Device, WriteRefused
-from firmware_sim.radio import CorrectedController, VirtualRadio
+from firmware_sim.device import ATT_MTU
+from firmware_sim.faults import Delivery, RadioFaults
+from firmware_sim.protocol import Property, SimulatedDevice, WriteRefused
 
 LOG = logging.getLogger(__name__)
 
-ATT_MTU = 247
 COMPANY_ID = 0xFFFF
 ADVERTISING_INTERVAL_MS = 100
 CONNECTION_INTERVAL_MS = (30, 50)
 PERIPHERAL_LATENCY = 0
 SUPERVISION_TIMEOUT_MS = 5000
-COMMAND_S = 86_400.0
-"""Of Bumble's HCI commands. The controller is in this process and always answers; a process that was suspended, or a
-machine that slept, must not find them timed out."""
 BURST = 16
 """Notifications handed to Bumble in one turn of the loop; then live frames go first again."""
+DELAYED_MAX = 256
+"""Notifications that latency and jitter hold back; beyond it the device sends no more."""
 _NOTIFICATION = struct.Struct("<BH")
 
 Properties = gatt.Characteristic.Properties
 Permissions = gatt.Characteristic.Permissions
 
 
+class Controller(Protocol):
+    """What drives the radio of one wearable."""
+
+    reachable: bool
+    command_s: float
+    """How long an HCI command may take."""
+
+    def bumble_device(self, configuration: DeviceConfiguration) -> BumbleDevice: ...
+
+    def end_links(self) -> None: ...
+
+
+class Radio(Protocol):
+    """firmware_sim.radio.VirtualRadio, or controllers behind transports."""
+
+    def wearable(self, name: str) -> Any:
+        """A Controller of this radio's kind."""
+
+    async def room_towards(self, wearable: Any, central: hci.Address) -> None:
+        """Until the link to the central takes more."""
+
+
 class Peripheral:
     """One device on the air. `out_of_range` plays a lost link; notifications_sent counts what went to the radio."""
 
     def __init__(
-        self, name: str, address: str, device: Device, radio: VirtualRadio, uptime_ns: Callable[[], int]
+        self,
+        name: str,
+        address: str,
+        device: SimulatedDevice,
+        radio: Radio,
+        uptime_ns: Callable[[], int],
+        faults: RadioFaults,
+        now_ns: Callable[[], int],
     ) -> None:
         self.name = name
         self.address = address
@@ -52,6 +80,9 @@ class Peripheral:
         self.notifications_sent = 0
         self._radio = radio
         self._uptime_ns = uptime_ns
+        self._faults, self._now_ns = faults, now_ns
+        self._delayed: list[Delivery] = []
+        self._ordered_away = self._faulted_away = False
         self._answers_wanted = asyncio.Event()
         self._frames_wanted = asyncio.Event()
         self._connection: Connection | None = None
@@ -59,30 +90,24 @@ class Peripheral:
         self._link_tasks: list[asyncio.Task[None]] = []
         self._advertised = b""
         self._advertise_again = asyncio.Event()
-        self._controller: CorrectedController = radio.wearable(name)
+        self._controller: Controller = radio.wearable(name)
         configuration = DeviceConfiguration(
             name=name,
             address=hci.Address(address),
             advertising_interval_min=ADVERTISING_INTERVAL_MS,
             advertising_interval_max=ADVERTISING_INTERVAL_MS,
         )
-        self._bumble = BumbleDevice.from_config_with_hci(
-            configuration, self._controller, AsyncPipeSink(self._controller)
-        )
-        self._bumble.command_timeout = COMMAND_S
+        self._bumble = self._controller.bumble_device(configuration)
+        self._bumble.command_timeout = self._controller.command_s
         self._bumble.gatt_server.max_mtu = ATT_MTU
         self._characteristics = {
             uuid: self._characteristic(uuid, properties)
-            for uuid, properties in {
-                encoding.INFO_UUID: Properties.READ,
-                encoding.CONFIG_UUID: Properties.READ | Properties.WRITE | Properties.INDICATE,
-                encoding.LIVE_UUID: Properties.NOTIFY,
-                encoding.BACKLOG_UUID: Properties.NOTIFY,
-                encoding.CONTROL_UUID: Properties.WRITE | Properties.INDICATE,
-                encoding.TIME_UUID: Properties.READ,
-            }.items()
+            for service in device.services
+            for uuid, properties in service.characteristics.items()
         }
-        self._bumble.add_service(gatt.Service(core.UUID(encoding.SERVICE_UUID), list(self._characteristics.values())))
+        for service in device.services:
+            own = [self._characteristics[uuid] for uuid in service.characteristics]
+            self._bumble.add_service(gatt.Service(_uuid(service.uuid), own))
         self._bumble.on(BumbleDevice.EVENT_CONNECTION, self._on_connection)
 
     @property
@@ -112,14 +137,29 @@ class Peripheral:
                 continue
             if self._bumble.is_advertising:
                 data = self._advertising_data()
-                await self._bumble.send_sync_command(hci.HCI_LE_Set_Advertising_Data_Command(advertising_data=data))
+                if (extended := self._bumble.legacy_advertising_set) is not None:  # the two kinds may not be mixed
+                    await extended.set_advertising_data(data)
+                else:
+                    await self._bumble.send_sync_command(hci.HCI_LE_Set_Advertising_Data_Command(advertising_data=data))
             else:
                 await self._start_advertising()
 
     def out_of_range(self, on: bool) -> None:
         """on: every link is lost without a farewell, and nobody hears the wearable until it is off again."""
-        self._controller.reachable = not on
-        if on:
+        self._ordered_away = on
+        self._set_reach()
+
+    def suffer(self) -> None:
+        """Plays what the radio's faults have due: a link that dies, a wearable that goes away or comes back."""
+        now_ns = self._now_ns()
+        self._faulted_away = not self._faults.reachable(now_ns)
+        self._set_reach()
+        if self._faults.ends(now_ns) and self._connection is not None:
+            self.lose_link()
+
+    def _set_reach(self) -> None:
+        self._controller.reachable = not (self._ordered_away or self._faulted_away)
+        if not self._controller.reachable:
             self.lose_link()
 
     def close(self) -> None:
@@ -141,19 +181,21 @@ class Peripheral:
     def _advertising_data(self) -> bytes:
         self._advertised = self.device.advertised()
         flags = AdvertisingData.LE_GENERAL_DISCOVERABLE_MODE_FLAG | AdvertisingData.BR_EDR_NOT_SUPPORTED_FLAG
-        service = core.UUID(encoding.SERVICE_UUID)
+        service = core.UUID(self.device.services[0].uuid)
         fields = [
             (AdvertisingData.FLAGS, bytes([flags])),
             (AdvertisingData.COMPLETE_LIST_OF_128_BIT_SERVICE_CLASS_UUIDS, bytes(service)),
-            (AdvertisingData.MANUFACTURER_SPECIFIC_DATA, struct.pack("<H", COMPANY_ID) + self._advertised),
         ]
+        if self._advertised:
+            data = struct.pack("<H", COMPANY_ID) + self._advertised
+            fields.append((AdvertisingData.MANUFACTURER_SPECIFIC_DATA, data))
         return bytes(AdvertisingData(fields))
 
-    def _characteristic(self, uuid: str, properties: Properties) -> gatt.Characteristic[bytes]:
+    def _characteristic(self, uuid: str, properties: Property) -> gatt.Characteristic[bytes]:
         permissions = Permissions(0)
-        if properties & Properties.READ:
+        if properties & Property.READ:
             permissions |= Permissions.READABLE
-        if properties & Properties.WRITE:
+        if properties & (Property.WRITE | Property.WRITE_WITHOUT_RESPONSE):
             permissions |= Permissions.WRITEABLE
 
         def read(_connection: Connection) -> bytes:
@@ -166,12 +208,23 @@ class Peripheral:
                 raise att.ATT_Error(att.ErrorCode(refused.att_error)) from None
             self.wake()
 
+        def subscribed(_connection: Connection, notified: bool, indicated: bool) -> None:
+            self.device.subscribed(uuid, notified or indicated)
+            self.wake()
+
         value = gatt.CharacteristicValue(read=read, write=write)
-        return gatt.Characteristic(core.UUID(uuid), properties, permissions, value)
+        made: gatt.Characteristic[bytes] = gatt.Characteristic(
+            _uuid(uuid), Properties(int(properties)), permissions, value
+        )
+        made.on(gatt.Characteristic.EVENT_SUBSCRIPTION, subscribed)
+        return made
 
     def _on_connection(self, connection: Connection) -> None:
         LOG.info("%s: connected by %s", self.name, connection.peer_address)
         self._connection = connection
+        self._delayed.clear()
+        self._faults.link_up(self._now_ns())
+        self._bumble.gatt_server.max_mtu = self._faults.mtu(self._now_ns(), ATT_MTU)
         self.device.link_up()
         work = (self._send_answers, self._send_frames, self._ask_for_parameters)
         self._link_tasks = [asyncio.create_task(self._until_lost(connection, task(connection))) for task in work]
@@ -196,11 +249,15 @@ class Peripheral:
                 await connection.disconnect()
 
     async def _ask_for_parameters(self, connection: Connection) -> None:
-        with suppress(core.BaseBumbleError, asyncio.TimeoutError):  # a central may refuse either
-            await self._bumble.update_connection_parameters(
-                connection, *CONNECTION_INTERVAL_MS, PERIPHERAL_LATENCY, SUPERVISION_TIMEOUT_MS
-            )
-            await connection.gatt_client.request_mtu(ATT_MTU)
+        wanted = (*CONNECTION_INTERVAL_MS, PERIPHERAL_LATENCY, SUPERVISION_TIMEOUT_MS)
+        refused = (core.BaseBumbleError, asyncio.TimeoutError)  # a central may refuse each
+        try:
+            await self._bumble.update_connection_parameters(connection, *wanted)
+        except refused:  # the link layer's procedure is optional, L2CAP's is not (Core 5.4, vol. 3, part A, 4.20)
+            with suppress(*refused):
+                await self._bumble.update_connection_parameters(connection, *wanted, use_l2cap=True)
+        with suppress(*refused):
+            await connection.gatt_client.request_mtu(self._bumble.gatt_server.max_mtu)
 
     def _holds(self, connection: Connection) -> bool:
         """Whether it is still this link's. Cancelling is not enough: before Python 3.12 a task that is cancelled in
@@ -220,22 +277,35 @@ class Peripheral:
         while self._holds(connection):
             self._frames_wanted.clear()
             await self._radio.room_towards(self._controller, connection.peer_address)
-            if connection.att_mtu >= ATT_MTU and self._send_burst(connection):
+            if connection.att_mtu >= self.device.mtu_min and self._send_burst(connection):
                 await asyncio.sleep(0)
             else:
                 await self._frames_wanted.wait()
 
     def _send_burst(self, connection: Connection) -> bool:
         """Whether there may be more to send. Frames that the central did not subscribe to are spent unsent."""
-        server = self._bumble.gatt_server
+        now_ns = self._now_ns()
         for _ in range(BURST):
-            notification = self.device.next_notification()
+            self._deliver(connection, now_ns)
+            notification = self.device.next_notification() if len(self._delayed) < DELAYED_MAX else None
             if notification is None:
                 return False
             uuid, frame = notification
-            characteristic = self._characteristics[uuid]
-            if server.read_cccd(connection, characteristic)[0] & 1:
-                header = _NOTIFICATION.pack(att.Opcode.ATT_HANDLE_VALUE_NOTIFICATION, characteristic.handle)
-                self._bumble.send_l2cap_pdu(connection.handle, att.ATT_CID, header + frame)
-                self.notifications_sent += 1
+            if self._bumble.gatt_server.read_cccd(connection, self._characteristics[uuid])[0] & 1:
+                self._delayed = sorted([*self._delayed, *self._faults.pass_(now_ns, uuid, frame)], key=itemgetter(0))
+        self._deliver(connection, now_ns)
         return True
+
+    def _deliver(self, connection: Connection, now_ns: int) -> None:
+        """Sends what has come through the faults by now."""
+        while self._delayed and self._delayed[0][0] <= now_ns:
+            _, uuid, frame = self._delayed.pop(0)
+            header = _NOTIFICATION.pack(att.Opcode.ATT_HANDLE_VALUE_NOTIFICATION, self._characteristics[uuid].handle)
+            self._bumble.send_l2cap_pdu(connection.handle, att.ATT_CID, header + frame)
+            self.notifications_sent += 1
+
+
+def _uuid(text: str) -> core.UUID:
+    """Of 16 bits where it has that form: some hosts look for the short one only."""
+    short = text.removesuffix("-0000-1000-8000-00805f9b34fb")
+    return core.UUID(text if short == text else short.removeprefix("0000"))

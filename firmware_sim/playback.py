@@ -25,13 +25,15 @@ def load(spec: WearableSpec, rate_hz: float) -> NDArray[np.float32]:
 
 
 def _synthetic(spec: WearableSpec, rate_hz: float) -> NDArray[np.float32]:
-    from firmware_sim.synthesis import ACTIVITIES, synthesize
+    from firmware_sim.synthesis import ACTIVITIES, Person, synthesize, with_rests
 
     schedule = spec.schedule or tuple((activity, SECONDS_EACH) for activity in ACTIVITIES)
     once_s = sum(seconds for _, seconds in schedule)
     rounds = max(1, int(np.ceil((spec.duration_s or once_s) / once_s)))
     repeated = tuple(itertools.chain.from_iterable(itertools.repeat(schedule, rounds)))
-    return synthesize(repeated, wearer=spec.wearer, seed=spec.seed, rate_hz=rate_hz)
+    person = Person(spec.wrist, spec.hand, spec.mounting, spec.tempo, spec.amplitude)
+    rested = with_rests(repeated, spec.rest_s, seed=spec.seed)
+    return synthesize(rested, wearer=spec.wearer, seed=spec.seed, rate_hz=rate_hz, person=person)
 
 
 def _recorded(spec: WearableSpec, rate_hz: float) -> NDArray[np.float32]:

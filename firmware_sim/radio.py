@@ -15,8 +15,9 @@ import logging
 
 from bumble import core, hci, ll
 from bumble.controller import Connection, Controller
+from bumble.device import Device, DeviceConfiguration
 from bumble.link import LocalLink
-from bumble.transport.common import PacketParser
+from bumble.transport.common import AsyncPipeSink, PacketParser
 
 from firmware_sim.endpoint import Endpoint
 
@@ -28,6 +29,9 @@ BUFFERED_BYTES = 64 * 1024
 """Towards one host, before the wearables stop notifying it."""
 BUFFERED_BYTES_MAX = 1024 * 1024
 """A host that lets this much stand does not read at all: its connection is cut."""
+COMMAND_S = 86_400.0
+"""Of Bumble's HCI commands to a controller in this process, which always answers: a process that was suspended, or a
+machine that slept, must not find them timed out."""
 LINK_LOST = hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR  # 0x08
 
 
@@ -91,6 +95,11 @@ class CorrectedController(Controller):
     def __init__(self, name: str, air: Air, public_address: hci.Address | None = None) -> None:
         super().__init__(name, link=air, public_address=public_address)
         self.reachable = True
+        self.command_s = COMMAND_S
+
+    def bumble_device(self, configuration: DeviceConfiguration) -> Device:
+        """A Bumble host in this process that drives the controller."""
+        return Device.from_config_with_hci(configuration, self, AsyncPipeSink(self))
 
     def end_links(self) -> None:
         """Both ends of every link of this controller lose it, as by the supervision timeout."""

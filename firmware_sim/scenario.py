@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from firmware_sim.device import CAPACITY_MIN
+from firmware_sim.families import FAMILIES
+from firmware_sim.faults import Fault, parse_faults
 from gateway.errors import InputRejected
 
 NAME_BYTES_MAX = 29
 """What a scan response has room for."""
 SCENARIO_BYTES_MAX = 1 << 20
 DURATION_S_MAX = 7 * 86_400.0
+REFERENCE = "reference"
+PROFILES = (REFERENCE, *FAMILIES)
 
 
 class ScenarioRejected(InputRejected):
@@ -31,12 +35,45 @@ def _schedule(given: object) -> object:
     return [(activity, seconds) for activity, _, seconds in parts]
 
 
+def _faults(given: object) -> object:
+    """From `loss=0.02, reboot@120`; what is a tuple already stays."""
+    return parse_faults(given) if isinstance(given, str) else given
+
+
+def _profile(given: str) -> str:
+    if given not in PROFILES:
+        raise ValueError(f"no wearable profile {given!r}, expected one of {', '.join(PROFILES)}")
+    return given
+
+
+def parse_schedule(text: str) -> list[tuple[str, float]]:
+    """From `nail_biting:30, sitting:20`. Raises ScenarioRejected."""
+    parts = [part.strip().rpartition(":") for part in text.split(",")]
+    try:
+        return [(activity, float(seconds)) for activity, _, seconds in parts]
+    except ValueError:
+        wrong = next(part for part in text.split(",") if not _is_number(part.rpartition(":")[2]))
+        raise ScenarioRejected(
+            f"schedule: {wrong.strip()!r} is not NAME:SECONDS", hint="Such as nail_biting:30,sitting:20."
+        ) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 class WearableSpec(BaseModel):
     """One wearable. Where no recording is named it plays synthetic motion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1)]
+    profile: Annotated[str, AfterValidator(_profile)] = REFERENCE
+    """The family as which it speaks."""
     address: Annotated[str, Field(pattern=r"^[C-Fc-f][0-9A-Fa-f](:[0-9A-Fa-f]{2}){5}$")] = ""
     """Random static (the two highest bits set); drawn from the name where none is given."""
     serial: Annotated[int, Field(ge=0, lt=2**64)] | None = None
@@ -44,8 +81,16 @@ class WearableSpec(BaseModel):
         tuple[tuple[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], ...], BeforeValidator(_schedule)
     ] = ()
     """Activities and for how many seconds each, repeated until the duration is over; all of them where it is empty."""
-    wearer: int = 0
+    wearer: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
+    rest_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Mean length of a rest between two activities."""
+    wrist: Literal["left", "right"] = "left"
+    hand: Literal["left", "right"] | None = None
+    mounting: str = "x,y,z"
+    tempo: float = 1.0
+    amplitude: float = 1.0
+    """The five as firmware_sim.synthesis.Person has them."""
     recording: Path | None = None
     accelerometer: Path | None = None
     gyroscope: Path | None = None
@@ -55,11 +100,15 @@ class WearableSpec(BaseModel):
     truth: Path | None = None
     ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
+    faults: Annotated[tuple[Fault, ...], BeforeValidator(_faults)] = ()
+    """Written as one text (firmware_sim/faults.py); what of them is random follows from name and seed."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.name.encode()) > NAME_BYTES_MAX:
             raise ValueError(f"name {self.name!r}: more than {NAME_BYTES_MAX} bytes do not fit the scan response")
+        if self.profile != REFERENCE and "ring" in self.model_fields_set:
+            raise ValueError(f"ring: {self.profile} keeps no samples")
         if (self.accelerometer is None) != (self.gyroscope is None):
             raise ValueError("accelerometer and gyroscope: both files of the pair are needed")
         if self.recording is not None and self.accelerometer is not None:

@@ -4,6 +4,7 @@ Time is told by a clock that is handed in; all samples that are due are made in 
 """
 
 import asyncio
+import functools
 import json
 import logging
 import random
@@ -15,11 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_sim.device import Device, Settings
+from firmware_sim.encoding import Config
 from firmware_sim.endpoint import Endpoint
-from firmware_sim.peripheral import Peripheral
+from firmware_sim.families import FAMILIES
+from firmware_sim.families.streaming import Settings as FamilySettings
+from firmware_sim.faults import FirmwareFaults, Happened, RadioFaults, SensorFaults
+from firmware_sim.peripheral import Peripheral, Radio
+from firmware_sim.protocol import SimulatedDevice
 from firmware_sim.radio import VirtualRadio
-from firmware_sim.scenario import WearableSpec
-from firmware_sim.truth import TruthFile
+from firmware_sim.scenario import REFERENCE, WearableSpec
+from firmware_sim.truth import Truth
 
 LOG = logging.getLogger(__name__)
 
@@ -27,6 +33,7 @@ STEP_S = 0.02
 """One sample at 50 Hz and the speed of life."""
 SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
+FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
 CONTROL_OPS = ("status", "out_of_range", "stop", "reboot")
 
@@ -35,47 +42,81 @@ class RequestRejected(Exception):
     """A control request that cannot be obeyed; the message is the answer."""
 
 
+def motion_rate_hz(spec: WearableSpec) -> float:
+    """At which a wearable is given its motion."""
+    return Config().rate_hz if spec.profile == REFERENCE else float(FAMILIES[spec.profile].rate)
+
+
+def make_device(spec: WearableSpec, rng: random.Random) -> SimulatedDevice:
+    """As the scenario has it, with a full battery. Its clock has been running for up to 71 minutes, by its serial."""
+    serial = spec.serial_number()
+    if spec.profile == REFERENCE:
+        return Device(Settings(serial, capacity=spec.ring, battery_percent=FULL_PERCENT), rng)
+    settings = FamilySettings(serial, clock_ns=serial % 2**32 * 1000, battery_percent=FULL_PERCENT)
+    return FAMILIES[spec.profile](settings)
+
+
 class Wearable:
     """One device that plays its samples: values (n, 6), m/s² and deg/s. It samples from `start` on."""
 
     def __init__(
         self,
         spec: WearableSpec,
+        device: SimulatedDevice,
         values: NDArray[np.float32],
-        radio: VirtualRadio,
+        radio: Radio,
         now_ns: Callable[[], int],
-        rng: random.Random,
     ) -> None:
         self.spec = spec
-        self.device = Device(Settings(spec.serial_number(), capacity=spec.ring), rng)
-        self.peripheral = Peripheral(spec.name, spec.ble_address(), self.device, radio, self.uptime_ns)
+        self.device = device
+        seed = f"{spec.name}/{spec.seed}"
+        self._radio_faults = RadioFaults(spec.faults, seed)
+        self._sensor_faults, self._firmware_faults = SensorFaults(spec.faults, seed), FirmwareFaults(spec.faults, seed)
+        self.peripheral = Peripheral(
+            spec.name, spec.ble_address(), self.device, radio, self.uptime_ns, self._radio_faults, self._elapsed_ns
+        )
         self._values = values
         self._played = 0
         self._now_ns = now_ns
-        self._session_began_ns = 0
+        self._started_ns = 0
+        self._uptime_ns = 0.0
+        self._uptime_read_ns = 0
         self._sessions: list[dict[str, object]] = []
-        self._truth: TruthFile | None = None
+        self._truth: Truth | None = None
+        self._session = device.session
         self._open_session()
 
     async def start(self) -> None:
         await self.peripheral.start()
-        self._session_began_ns = self._now_ns()
+        self._started_ns = self._now_ns()
+
+    def _elapsed_ns(self) -> int:
+        """Since the start; what faults count from."""
+        return self._now_ns() - self._started_ns
 
     def uptime_ns(self) -> int:
         """Of the session, by the device's own crystal."""
-        return int((self._now_ns() - self._session_began_ns) * (1 + self.spec.drift_ppm * 1e-6))
+        now_ns = self._elapsed_ns()
+        passed_ns = self._firmware_faults.device_ns(self._uptime_read_ns, now_ns)
+        self._uptime_ns += passed_ns + (now_ns - self._uptime_read_ns) * self.spec.drift_ppm * 1e-6
+        self._uptime_read_ns = now_ns
+        return int(self._uptime_ns)
 
     def advance(self) -> None:
-        """Makes the samples that are due."""
+        """Makes the samples that are due, and lets go wrong what is due to."""
+        self._go_wrong()
         device = self.device
         if not device.finished:
-            due = device.samples_due(self.uptime_ns()) - device.running.made
+            self._follow_session()
+            due = device.samples_due(self.uptime_ns()) - device.made
             end = min(self._played + min(due, SAMPLES_A_STEP_MAX), len(self._values))
             if end > self._played:
-                counts = device.sample(self._values[self._played : end])
+                at_ns = (np.arange(self._played, end) * (1e9 / device.rate_hz)).astype(np.int64)
+                taken = device.measure(self._sensor_faults.apply(self._values[self._played : end], at_ns))
                 self._played = end
                 if self._truth is not None:
-                    self._truth.add(counts)
+                    for part in taken:
+                        self._truth.add(part)
             if self._played == len(self._values):
                 self.stop()
         self.peripheral.wake()
@@ -89,11 +130,25 @@ class Wearable:
 
     def reboot(self) -> None:
         """A new session begins; the motion goes on where it was. Each session has a truth file of its own."""
+        self._reboot(self.device.restart)
+
+    def _reboot(self, how: Callable[[], None]) -> None:
         self._note_session()
         self.peripheral.lose_link()
-        self.device.restart()
-        self._open_session()
-        self._session_began_ns = self._now_ns()
+        how()
+        self._follow_session()
+        self.uptime_ns()
+        self._uptime_ns = 0.0
+
+    def _go_wrong(self) -> None:
+        now_ns = self._elapsed_ns()
+        for happened in self._firmware_faults.due(now_ns):
+            LOG.info("%s: %s %s", self.spec.name, happened.name, "/".join(map(str, happened.value)))
+            if happened.name == "reboot":
+                self._reboot(functools.partial(play, self.device, happened))
+            else:
+                play(self.device, happened)
+        self.peripheral.suffer()
 
     def close(self) -> None:
         """The truth is complete, the radio off."""
@@ -101,19 +156,16 @@ class Wearable:
         self.peripheral.close()
 
     def status(self) -> dict[str, object]:
-        device, running = self.device, self.device.running
+        device = self.device
+        self._follow_session()
         self._note_session()
         return {
             "name": self.spec.name,
             "address": self.spec.ble_address(),
-            "session": f"{running.number:016x}",
-            "made": running.made,
+            "profile": self.spec.profile,
+            "session": f"{device.session:016x}",
             "to_make": len(self._values),
-            "closed": running.closed,
-            "acked": running.watermark,
-            "ring_held": device.held,
-            "ring_fill": device.fill,
-            "overwritten": sum(session.overwritten for session in device.sessions),
+            **device.status(),
             "connected": device.connected,
             "in_range": self.peripheral.reachable,
             "finished": device.finished,
@@ -121,13 +173,19 @@ class Wearable:
             "sessions": [dict(session) for session in self._sessions],
         }
 
+    def _follow_session(self) -> None:
+        """A new session of the device has a truth of its own."""
+        if self.device.session != self._session:
+            self._session = self.device.session
+            self._open_session()
+
     def _open_session(self) -> None:
         path = self.spec.truth
         if path is not None and self._sessions:
             path = path.with_stem(f"{path.stem}.{len(self._sessions) + 1}")
         self._close_truth()
-        self._truth = TruthFile(path, self.device.settings.config) if path is not None else None
-        self._sessions.append({"session": f"{self.device.running.number:016x}", "truth": str(path) if path else None})
+        self._truth = Truth(path, self.device.sensors) if path is not None else None
+        self._sessions.append({"session": f"{self.device.session:016x}", "truth": str(path) if path else None})
         self._note_session()
 
     def _close_truth(self) -> None:
@@ -135,26 +193,46 @@ class Wearable:
             self._truth.close()
 
     def _note_session(self) -> None:
-        self._sessions[-1]["made"] = self.device.running.made
+        if self.device.session == self._session:
+            self._sessions[-1]["made"] = self.device.status()["made"]
+
+
+def play(device: SimulatedDevice, happened: Happened) -> None:
+    """Does to the device what has happened to it. Its link must have been ended before a reboot."""
+    match happened.name, happened.value:
+        case "reboot", (flash,):
+            device.crash(flash_kept=flash == "kept")
+        case "step", (seconds,):
+            device.step_clock(float(seconds))
+        case "overrun", (samples,):
+            device.overrun(int(samples))
+        case "full", (samples,):
+            device.shrink(int(samples))
+        case "battery", (percent,):
+            device.set_battery(int(percent))
 
 
 class Simulation:
     """Wearables in one air. `run` never returns by itself."""
 
-    def __init__(self, now_ns: Callable[[], int], rng: random.Random) -> None:
-        self.radio = VirtualRadio()
+    def __init__(self, now_ns: Callable[[], int], rng: random.Random, radio: Radio | None = None) -> None:
+        """radio: where the wearables are on the air; None is a virtual one, which can be served."""
+        self.started = asyncio.Event()
+        self._virtual = VirtualRadio()
+        self.radio: Radio = radio or self._virtual
         self.wearables: list[Wearable] = []
         self._now_ns = now_ns
         self._rng = rng
         self._controls: list[Endpoint] = []
 
     def add(self, spec: WearableSpec, values: NDArray[np.float32]) -> None:
-        """Raises TruthRejected."""
-        self.wearables.append(Wearable(spec, values, self.radio, self._now_ns, self._rng))
+        """values: at the device's rate. Raises TruthRejected."""
+        device = make_device(spec, self._rng)
+        self.wearables.append(Wearable(spec, device, values, self.radio, self._now_ns))
 
     async def serve(self, endpoint: Endpoint) -> Endpoint:
         """Lets hosts attach to the radio. Raises CannotListen."""
-        return await self.radio.serve(endpoint)
+        return await self._virtual.serve(endpoint)
 
     async def serve_control(self, endpoint: Endpoint) -> Endpoint:
         """Obeys JSON lines: {"op": one of CONTROL_OPS, ...}, one answer a line. Raises CannotListen."""
@@ -168,9 +246,11 @@ class Simulation:
 
     async def run(self) -> None:
         """Samples from now on, until cancelled."""
+        for wearable in self.wearables:
+            await wearable.start()
+        self.started.set()
         async with asyncio.TaskGroup() as tasks:
             for wearable in self.wearables:
-                await wearable.start()
                 tasks.create_task(wearable.peripheral.keep_advertising())
             while True:
                 for wearable in self.wearables:
@@ -181,7 +261,7 @@ class Simulation:
         """Truth files are complete and sockets gone."""
         for wearable in self.wearables:
             wearable.close()
-        self.radio.close()
+        self._virtual.close()
         for endpoint in self._controls:
             endpoint.remove()
 

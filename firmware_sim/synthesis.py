@@ -3,22 +3,26 @@
 The forearm is a rigid body with an orientation over time: a pose for each activity, in which gravity lies as it would,
 slow wandering, and rhythmic swings. The gyroscope is the derivative of that orientation and the accelerometer shows
 gravity in it, so that both agree and |a| at rest is 9.81 m/s²; strokes and knocks add to it. Wearers differ in pose,
-tempo, amplitude, mounting, tremor and sensor noise. The figures are chosen to look plausible (rubbing at 1 to 3 Hz,
+tempo, amplitude, mounting, tremor and sensor noise by their number alone; a Person adds what is known of one: hand,
+wrist, how the case is worn, tempo and amplitude. The figures are chosen to look plausible (rubbing at 1 to 3 Hz,
 scratching and tapping at 3 to 5 Hz, physiological tremor at 8 to 12 Hz as in Elble and Koller, "Tremor", 1990); no
 person was measured, and nothing here says anything about one.
 
-Frame: the wrist's case, x towards the crown (the hand), y towards 12 o'clock, z out of the dial.
+Frame: the wrist's case, x towards the crown (the hand), y towards 12 o'clock, z out of the dial. The other wrist moves
+as a mirror image, told in a right-handed frame of its own: x towards the hand, z out of the back of the wrist.
 """
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gateway.errors import InputRejected
+from gateway.motion.axes import axes_text, parse_axes, rotate
 from gateway.motion.samples import Float32
 from gateway.motion.units import STANDARD_GRAVITY_M_S2, deg_s_from
 
@@ -89,26 +93,113 @@ _MOTIONS: dict[str, _Motion] = {
 ACTIVITIES: tuple[str, ...] = tuple(_MOTIONS)
 """The activities by name, in the order of a model's labels."""
 
+REST = "rest"
+"""May stand in a schedule: the hand lies in the lap and does nothing. It is none of the activities."""
+_REST = _Motion(_Pose(4, 4), (0.2, 0.3), (0.2, 0.2, 0.2), rest_s=6.0, wander_deg=1.5, shifts_hz=0.02)
+
+Side = Literal["left", "right"]
+LEFT_HANDED = 0.106
+"""Share of people: Papadatou-Pastou et al., Psychological Bulletin 146 (2020) 481."""
+_OTHER_HAND_TEMPO, _OTHER_HAND_AMPLITUDE = 0.9, 0.8
+_MIRROR: Float64 = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+"""Across the body's middle plane y changes its sign, and so does a rate of turn about each axis that lies in it."""
 _TRANSITION_S = 0.8
 _ONSET_S = 0.25
 _KNOCK_S, _KNOCK_HZ, _KNOCK_DECAY_S = 0.3, 11.0, 0.05
+FACTOR_MAX = 5.0
+"""Of tempo and amplitude; what is faster or wider is no wrist's motion."""
 _CHUNK = 60_000
 """Samples whose orientation is held at a time."""
 
 
-def synthesize(schedule: Sequence[tuple[str, float]], *, wearer: int, seed: int, rate_hz: float = 50.0) -> Float32:
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What is known of a wearer beside the number.
+
+    wrist: that the case is on. hand: the preferred one; None is the wearing one. The other hand is slower and moves
+    less. mounting: the case's axes in those of the wrist (gateway/motion/axes.py); a watch as it is usually worn has
+    x,y,z on the left wrist and -x,-y,z on the right one. tempo, amplitude: factors on what the number draws.
+    """
+
+    wrist: Side = "left"
+    hand: Side | None = None
+    mounting: str = "x,y,z"
+    tempo: float = 1.0
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        parse_axes(self.mounting)
+        for name, factor in (("tempo", self.tempo), ("amplitude", self.amplitude)):
+            if not 0 < factor <= FACTOR_MAX:
+                raise ScheduleRejected(f"{name} {factor:g}: expected a factor above 0 and up to {FACTOR_MAX:g}")
+
+    @classmethod
+    def drawn(cls, wearer: int) -> Self:
+        """Someone at random, the same for the same number: most wear the case on the hand that they prefer less."""
+        rng = np.random.default_rng([wearer, 1])
+        hand: Side = "left" if rng.random() < LEFT_HANDED else "right"
+        other: Side = "right" if hand == "left" else "left"
+        wrist = other if rng.random() < 0.7 else hand
+        usual = np.eye(3) if wrist == "left" else np.diag([-1.0, -1.0, 1.0])
+        # As usual, with the crown away from the hand, or under the wrist.
+        about, turns = [(2, 0), (2, 2), (0, 2)][rng.choice(3, p=[0.8, 0.12, 0.08])]
+        turn = np.rint(_rotations(np.eye(3)[[about]] * np.pi / 2 * turns)[0])
+        return cls(
+            wrist=wrist,
+            hand=hand,
+            mounting=axes_text((turn @ usual).astype(np.float32)),
+            tempo=round(rng.lognormal(0, 0.1), 2),
+            amplitude=round(rng.lognormal(0, 0.2), 2),
+        )
+
+    def _changes(self, traits: "_Traits") -> "_Traits":
+        other = self.hand is not None and self.hand != self.wrist
+        tempo = self.tempo * (_OTHER_HAND_TEMPO if other else 1.0)
+        amplitude = self.amplitude * (_OTHER_HAND_AMPLITUDE if other else 1.0)
+        return replace(traits, tempo=traits.tempo * tempo, amplitude=traits.amplitude * amplitude)
+
+    def _worn(self, felt: Float64) -> Float64:
+        """(n, 6) of a left wrist's frame, in that of the case."""
+        mirrored = felt * _MIRROR if self.wrist == "right" else felt
+        if self.mounting == "x,y,z":
+            return mirrored
+        return rotate(mirrored.astype(np.float32), parse_axes(self.mounting)).astype(np.float64)
+
+
+def with_rests(schedule: Sequence[tuple[str, float]], rest_s: float, *, seed: int) -> list[tuple[str, float]]:
+    """The schedule with a rest between every two activities, rest_s long in the mean. Raises ScheduleRejected."""
+    if not 0 <= rest_s < np.inf:
+        raise ScheduleRejected(f"rest of {rest_s:g} s: expected 0 or a positive number of seconds")
+    rng = np.random.default_rng([seed, 2])
+    rested = list(schedule[:1])
+    for entry in schedule[1:]:
+        seconds = round(rest_s * rng.gamma(8, 1 / 8), 2)
+        rested += [(REST, seconds), entry] if seconds > 0 else [entry]
+    return rested
+
+
+def synthesize(
+    schedule: Sequence[tuple[str, float]],
+    *,
+    wearer: int,
+    seed: int,
+    rate_hz: float = 50.0,
+    person: Person | None = None,
+) -> Float32:
     """The motion of a schedule of (activity, seconds), one after the other with smooth transitions.
 
     wearer: who; the same number is the same person whatever the seed, which draws the performance. Segments are drawn
-    one by one, so a longer schedule begins with the same motion but for the last transition.
+    one by one, so a longer schedule begins with the same motion but for the last transition. person: what else is
+    known; None is Person().
     Returns (n, 6) float32, m/s² and deg/s. Raises ScheduleRejected.
     """
     _check(schedule, rate_hz)
-    traits = _Traits.of(wearer)
+    person = person or Person()
+    traits = person._changes(_Traits.of(wearer))
     ends = np.round(np.cumsum([seconds for _, seconds in schedule]) * rate_hz).astype(int).tolist()
     segments = [
         _perform(
-            _MOTIONS[activity], traits, activity, end - first, rate_hz, np.random.default_rng([seed, wearer, number])
+            _motion(activity), traits, activity, end - first, rate_hz, np.random.default_rng([seed, wearer, number])
         )
         for number, ((activity, _), first, end) in enumerate(zip(schedule, [0, *ends], ends, strict=False))
         if end > first
@@ -119,16 +210,22 @@ def synthesize(schedule: Sequence[tuple[str, float]], *, wearer: int, seed: int,
     swing = np.concatenate([s.swing_deg for s in segments])
     push = np.concatenate([s.push_m_s2 for s in segments])
     noise = np.concatenate([s.noise for s in segments])
-    motion: Float32 = (_felt(pose, swing, push, traits.mounting, rate_hz) + noise).astype(np.float32)
+    felt = person._worn(_felt(pose, swing, push, traits.mounting, rate_hz))
+    motion: Float32 = (felt + noise).astype(np.float32)
     return motion
+
+
+def _motion(activity: str) -> _Motion:
+    return _REST if activity == REST else _MOTIONS[activity]
 
 
 def _check(schedule: Sequence[tuple[str, float]], rate_hz: float) -> None:
     for activity, seconds in schedule:
-        if activity not in _MOTIONS:
-            near = difflib.get_close_matches(activity, ACTIVITIES, 1)
+        if activity not in _MOTIONS and activity != REST:
+            near = difflib.get_close_matches(activity, (*ACTIVITIES, REST), 1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            raise ScheduleRejected(f"unknown activity {activity!r}{meant}", hint=f"One of: {', '.join(ACTIVITIES)}.")
+            hint = f"One of: {', '.join(ACTIVITIES)}, or {REST}."
+            raise ScheduleRejected(f"unknown activity {activity!r}{meant}", hint=hint)
         if not 0 < seconds < np.inf:
             raise ScheduleRejected(f"activity {activity}: {seconds} s, expected a positive number of seconds")
     if not 0 < rate_hz < np.inf:
@@ -167,8 +264,8 @@ class _Traits:
             acc_bias_m_s2=rng.normal(0, 0.06, 3),
             gyro_bias_deg_s=rng.normal(0, 0.4, 3),
             mounting=_rotations(np.radians(rng.normal(0, 6, (1, 3))))[0],
-            pose_offset_deg={name: rng.normal(0, [11, 14, 20]) for name in ACTIVITIES},
-            habit={name: rng.lognormal(0, 0.3, 6) for name in ACTIVITIES},
+            pose_offset_deg={name: rng.normal(0, [11, 14, 20]) for name in ACTIVITIES} | {REST: np.zeros(3)},
+            habit={name: rng.lognormal(0, 0.3, 6) for name in ACTIVITIES} | {REST: np.ones(6)},
         )
 
 

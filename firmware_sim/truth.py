@@ -1,19 +1,23 @@
-"""The truth file: a session's samples as the device quantized them, so that an oracle needs no gateway.
+"""Truth files: a session's samples as the device quantized them, so that an oracle needs no gateway.
 
-Columns timestamp_s, Ax, Ay, Az, Gx, Gy, Gz; time is index / rate in the device's own time. Each number is the shortest
-that gives the same float32 again.
+Columns timestamp_s, Ax, Ay, Az, Gx, Gy, Gz, or of them those of one sensor; the time is the device's own, since the
+session's first sample. Each value is the shortest text that gives the same float32 again.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from firmware_sim.encoding import Config, Counts
+from firmware_sim.protocol import Taken
 from gateway.errors import InputRejected
 
-COLUMNS = ("timestamp_s", "Ax", "Ay", "Az", "Gx", "Gy", "Gz")
+CHANNELS = ("Ax", "Ay", "Az", "Gx", "Gy", "Gz")
+SENSOR_OF = {(0, 6): "", (0, 3): "acc", (3, 6): "gyro"}
+TEXTS_MAX = 1 << 18
+"""A device of 16 bits has 65,536 values a scale."""
 
 
 class TruthRejected(InputRejected):
@@ -23,16 +27,13 @@ class TruthRejected(InputRejected):
 class TruthFile:
     """Raises TruthRejected where the file cannot be written."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self._rate_hz = config.rate_hz
-        self._rows = 0
-        acc, gyro = config.scales()[[0, 3]]
-        self._texts = tuple(_Texts(scale) for scale in (acc, acc, acc, gyro, gyro, gyro))
+    def __init__(self, path: Path, columns: slice = slice(0, 6)) -> None:
+        self._texts = _Texts()
         try:
             self._file = path.open("w", encoding="ascii")
         except OSError as error:
             raise TruthRejected(f"truth {path}: {error.strerror or error}") from None
-        self._file.write(",".join(COLUMNS) + "\n")
+        self._file.write(",".join(("timestamp_s", *CHANNELS[columns])) + "\n")
 
     def __enter__(self) -> Self:
         return self
@@ -42,12 +43,10 @@ class TruthFile:
     ) -> None:
         self.close()
 
-    def add(self, counts: Counts) -> None:
-        """counts: (n, 6), the session's next samples."""
-        for row in counts.tolist():
-            values = ",".join([texts[count] for texts, count in zip(self._texts, row, strict=True)])
-            self._file.write(f"{self._rows / self._rate_hz!r},{values}\n")
-            self._rows += 1
+    def add(self, taken: Taken) -> None:
+        """The session's next samples."""
+        for at_ns, row in zip(taken.taken_ns.tolist(), taken.values.tolist(), strict=True):
+            self._file.write(f"{at_ns / 1e9!r},{','.join([self._texts[value] for value in row])}\n")
 
     def flush(self) -> None:
         self._file.flush()
@@ -56,13 +55,42 @@ class TruthFile:
         self._file.close()
 
 
-class _Texts(dict[int, str]):
-    """The text of each count, made once: 65,536 at most."""
+class _Texts(dict[float, str]):
+    """The text of each value, made once."""
 
-    def __init__(self, scale: np.float32) -> None:
-        super().__init__()
-        self._scale = scale
-
-    def __missing__(self, count: int) -> str:
-        self[count] = text = str(np.float32(count) * self._scale)
+    def __missing__(self, value: float) -> str:
+        text = str(np.float32(value))
+        if len(self) < TEXTS_MAX:
+            self[value] = text
         return text
+
+
+class Truth:
+    """The truth of a session: one file, or FILE-acc and FILE-gyro for a device that sends its sensors apart.
+
+    Raises TruthRejected where a file cannot be written.
+    """
+
+    def __init__(self, path: Path, sensors: Sequence[slice]) -> None:
+        self._files = {_key(sensor): TruthFile(truth_path(path, sensor), sensor) for sensor in sensors}
+
+    def add(self, taken: Taken) -> None:
+        self._files[_key(taken.columns)].add(taken)
+
+    def flush(self) -> None:
+        for file in self._files.values():
+            file.flush()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def truth_path(path: Path, sensor: slice) -> Path:
+    """Where the truth of this sensor lies."""
+    name = SENSOR_OF[_key(sensor)]
+    return path.with_stem(f"{path.stem}-{name}") if name else path
+
+
+def _key(sensor: slice) -> tuple[int, int]:
+    return sensor.start, sensor.stop

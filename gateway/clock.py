@@ -6,6 +6,7 @@ may be wrong until something disciplines it (adjtimex(2): STA_UNSYNC is clear).
 
 import ctypes
 import ctypes.util
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,14 @@ class Clock:
 
 def kernel_clock_synchronized() -> bool:
     """Whether the kernel holds UTC for disciplined (adjtimex(2) without STA_UNSYNC); False where it cannot be asked."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
     buffer = (ctypes.c_ubyte * _ADJTIMEX_SIZE)()
-    if libc.adjtimex(ctypes.byref(buffer)) < 0:
+    if _libc().adjtimex(ctypes.byref(buffer)) < 0:
         return False
     status = ctypes.c_int32.from_buffer(buffer, _ADJTIMEX_STATUS_OFFSET).value
     return not status & _STA_UNSYNC
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    """Found once: it takes a process (ldconfig), and every observation asks for the time."""
+    return ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)

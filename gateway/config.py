@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails
 from gateway.errors import GatewayError, InputRejected
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.axes import parse_axes
-from gateway.profiles import profile_of
+from gateway.profiles import usable_profile_of
 from gateway.store.settings import StoreSettings
 from gateway.stream.stream import StreamSettings
 from gateway.sync.settings import SyncSettings
@@ -78,6 +78,12 @@ def _checked(check: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _address(text: str) -> str:
+    if not text.strip("0:"):
+        raise ValueError("that is no wearable's address; its label or a scan tells it")
+    return text.upper()
+
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _ADDRESS = r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"
 _ADAPTER = r"^hci[0-9]{1,3}$"
@@ -90,7 +96,7 @@ _MEANING = {
 
 Name = Annotated[str, StringConstraints(pattern=_NAME)]
 """Stands in MQTT topics and in URNs, so it is plain."""
-Address = Annotated[str, StringConstraints(pattern=_ADDRESS), AfterValidator(str.upper)]
+Address = Annotated[str, StringConstraints(pattern=_ADDRESS), AfterValidator(_address)]
 
 
 class _Section(BaseModel):
@@ -130,26 +136,42 @@ class BundleSettings(_Section):
 class WearableSettings(_Section):
     """mounting: the model's axes as signed axes of the worn case; without it predictions are uncertain.
 
-    wearer: a pseudonym, the subject of what is published; never a name.
+    wearer: a pseudonym, the subject of what is published; never a name. bundle, variant: as [bundle] has them, which is
+    for wearables without a bundle of their own.
     """
 
     id: Name
     address: Address
-    profile: Annotated[str, _checked(profile_of)] = "reference"
+    profile: Annotated[str, _checked(usable_profile_of)] = "reference"
     mounting: Annotated[str, _checked(parse_axes)] | None = None
     wrist: Literal["left", "right"] | None = None
     wearer: Name | None = None
+    bundle: Path | None = None
+    variant: str | None = None
 
 
 class Config(_Section):
+    """bundle: may be absent where every wearable names its own."""
+
     gateway: GatewaySettings
     radio: RadioSettings = RadioSettings()
-    bundle: BundleSettings
+    bundle: BundleSettings | None = None
     stream: StreamSettings = StreamSettings()
     drift: DriftSettings = DriftSettings()
     store: StoreSettings
     sync: SyncSettings
     wearables: tuple[WearableSettings, ...] = Field(alias="wearable")
+
+    def bundle_of(self, wearable: WearableSettings) -> BundleSettings:
+        """What answers for it: its own bundle, else that of [bundle], of which its own variant counts first."""
+        if wearable.bundle is not None:
+            return BundleSettings(path=wearable.bundle, variant=wearable.variant)
+        assert self.bundle is not None  # validated demands it then
+        return self.bundle.model_copy(update={"variant": wearable.variant}) if wearable.variant else self.bundle
+
+    def bundles(self) -> tuple[BundleSettings, ...]:
+        """Each distinct one that some wearable uses, in the wearables' order."""
+        return tuple(dict.fromkeys(map(self.bundle_of, self.wearables)))
 
 
 def load_config(file: str | Path) -> Config:
@@ -159,7 +181,7 @@ def load_config(file: str | Path) -> Config:
 
 def validated(raw: dict[str, Any], file: Path) -> Config:
     """From the file's parsed content, which is the function's to change. Raises ConfigRejected."""
-    problems = {problem.where: problem for problem in (*_not_finite(raw), *_wearables(raw))}
+    problems = {problem.where: problem for problem in (*_not_finite(raw), *_wearables(raw), *_without_bundle(raw))}
     _give_store_its_default_path(raw)
     try:
         # JSON mode: strict on types ("5" is no number), while a text may still become a path or a secret
@@ -240,6 +262,19 @@ def _wearables(raw: Mapping[str, Any]) -> Iterator[Problem]:
                 if first != index:
                     where = _path(("wearable", index, key))
                     yield Problem(where, repr(value), f"expected another {key} than that of wearable[{first}]")
+
+
+def _without_bundle(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Which wearable has nothing that answers for it."""
+    wearables = raw.get("wearable", [])
+    if "bundle" in raw or not isinstance(wearables, list):
+        return
+    own = [isinstance(wearable, dict) and "bundle" in wearable for wearable in wearables]
+    if not any(own):
+        yield Problem("bundle", "nothing", "expected a table [bundle]")
+    elif not all(own):
+        without = f"wearable[{own.index(False)}]"
+        yield Problem("bundle", "nothing", f"expected a table [bundle], or a bundle of its own in {without}")
 
 
 def _problem(error: ErrorDetails) -> Problem:

@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ from gateway.ble.radio import Radio
 from gateway.ble.runner import LinkRunner
 from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
-from gateway.config import Config, WearableSettings
+from gateway.config import BundleSettings, Config, WearableSettings
 from gateway.errors import GatewayError, InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
 from gateway.monitoring.drift import Reference
+from gateway.monitoring.gravity import GravityReference
 from gateway.motion.axes import parse_axes
 from gateway.motion.channels import columns_of
 from gateway.motion.samples import Float32
 from gateway.motion.windows import WindowShape
-from gateway.pipeline import Pipeline
-from gateway.profiles import profile_of
+from gateway.pipeline import Infer, Pipeline
+from gateway.profiles import details, profile_of
 from gateway.profiles.conversation import Kind
 from gateway.store import Committed, Store, Writer
 from gateway.store.errors import StoreFull
@@ -53,17 +56,74 @@ STOP_COMMIT_S = 5.0
 """For a slow card. Where it does not go through, wearables still hold what was not acknowledged to them."""
 STOP_PUBLISH_S = 3.0
 """For the farewell and what is in flight; what is left is sent at the next start."""
+UNHEARD_S = 60.0
+"""A wearable that advertises is heard within seconds; one that is configured and not heard for so long is told."""
 CLOCK_STEP_NS = 500_000_000
 """UTC that has moved so far against monotonic time is told anew."""
 CLOCK_UNCERTAINTY_NS = 100_000_000
 """Of a clock that the kernel calls synchronized: NTP over the Internet is within tens of ms (RFC 5905, 1)."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    """A bundle's variant, ready to answer. columns: of the stream's six, those that its model takes, in its order."""
+
+    bundle: Bundle
+    predictor: Predictor
+    model: Model
+    columns: list[int]
+    reference: Mapping[str, Reference]
+    gravity: GravityReference | None
+
+    def answer(self, windows: Float32) -> Float32:
+        """(n, length, 6), of which the model gets its own channels."""
+        return self.predictor.predict(windows[..., self.columns])
+
+
+def load_bundles(config: Config) -> dict[BundleSettings, Loaded]:
+    """What the wearables ask for; the same variant of the same bundle, whoever names it, is loaded and tested once.
+
+    Raises GatewayError.
+    """
+    found: dict[BundleSettings, Loaded] = {}
+    known: dict[tuple[str, str], Loaded] = {}
+    for settings in config.bundles():
+        bundle = load_bundle(settings.path)
+        name, _ = bundle.variant(settings.variant)
+        if (bundle.digest, name) not in known:
+            known[bundle.digest, name] = load_variant(bundle, name)
+        found[settings] = known[bundle.digest, name]
+    return found
+
+
+def load_variant(bundle: Bundle, name: str) -> Loaded:
+    """Its interpreter, whose answers the bundle's self-test has found right. Raises GatewayError."""
+    manifest = bundle.manifest
+    columns = columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
+    predictor = load_predictor(bundle, name)
+    self_test(predictor, bundle, name)
+    model = Model(
+        bundle=bundle.digest,
+        variant=name,
+        labels=manifest.labels,
+        window=manifest.window,
+        hop=manifest.hop,
+        rate_hz=manifest.rate_hz,
+        wrist=manifest.wrist,
+    )
+    features = manifest.drift_reference or {}
+    reference = {name: Reference.of(feature.model_dump()) for name, feature in features.items()}
+    return Loaded(bundle, predictor, model, columns, reference, GravityReference.of(features))
+
+
 class Wearable:
     """One wearable's pipeline and link, for the daemon's whole life."""
 
-    def __init__(self, settings: WearableSettings, pipeline: Pipeline, writer: Writer, clock: Clock) -> None:
+    def __init__(
+        self, settings: WearableSettings, model: Model, pipeline: Pipeline, writer: Writer, clock: Clock
+    ) -> None:
         self.settings = settings
+        self.model = model
         self.pipeline = pipeline
         self.runner: LinkRunner | None = None
         self._rate = ArrivalRate()
@@ -76,9 +136,9 @@ class Wearable:
         self._full.clear()
         self.runner = LinkRunner(
             self.settings.address,
-            self._profile.conversation(self.pipeline.stream.coverage()),
+            details.with_details(self._profile.conversation(self.pipeline.stream.coverage())),
             radio,
-            services=[self._profile.service_uuid],
+            services=[self._profile.service_uuid, *details.SERVICES],
             silence_s=self._profile.silence_s,
             now_ns=self._clock.mono_ns,
             real_delay_s=lambda span_ns: span_ns / 1e9 / speed,
@@ -99,7 +159,7 @@ class Wearable:
             self._full.set()
             self._room.clear()
         else:
-            self._rate.observe(now.mono_ns, self.pipeline.stream.counters.samples)
+            self._rate.observe(now.mono_ns, self.pipeline.stream.moments)
 
     def _state(self, state: str) -> None:
         why = f" ({self.runner.why})" if self.runner is not None and state in ("closing", "backing off") else ""
@@ -108,7 +168,14 @@ class Wearable:
     def _fault(self, name: str, detail: str) -> None:
         faults = self.pipeline.shown.faults
         faults[name] = faults.get(name, 0) + 1
-        log.log(logging.DEBUG if name == "duplicate" else logging.INFO, "%s: %s: %s", self.settings.id, name, detail)
+        match name:
+            case "other_profile":
+                hint = f"is profile {self.settings.profile!r} the right one for it?"
+                log.warning("%s (%s): %s; %s", self.settings.id, self.settings.address, detail, hint)
+            case "duplicate":
+                log.debug("%s: %s: %s", self.settings.id, name, detail)
+            case _:
+                log.info("%s: %s: %s", self.settings.id, name, detail)
 
     async def run(self, radio: Radio, speed: float) -> None:
         """The link until cancelled. When the store is full the wearable keeps its samples, and is asked again later."""
@@ -128,6 +195,13 @@ class Wearable:
         if self._full.is_set() and self._writer.room() >= FULL_ROOM_BYTES:
             self._room.set()
 
+    def doubt(self) -> str | None:
+        """Why its answers should not be relied on, as far as time has shown it."""
+        fits = self.pipeline.stream.mounting_fits
+        if fits is None:
+            return None
+        return f"gravity contradicts its mounting {self.settings.mounting}; {fits} would fit better"
+
     def status(self) -> dict[str, Any]:
         stream, shown, runner = self.pipeline.stream, self.pipeline.shown, self.runner
         return {
@@ -135,50 +209,63 @@ class Wearable:
             "why": runner.why if runner else "",
             "rssi_dbm": runner.rssi_dbm if runner else None,
             "rate_hz": round(self._rate.hz(self._clock.mono_ns()), 1),
+            "bundle": {"digest": self.model.bundle, "variant": self.model.variant},
             "activity": shown.answer.activity if shown.answer else None,
             "probability": shown.answer.confidence if shown.answer else None,
             "uncertain": list(shown.answer.reasons) if shown.answer else [],
             "windows": stream.counters.windows,
             "windows_broken": stream.counters.broken,
             "samples_lost": stream.counters.lost_samples,
+            "lost_by_reason": dict(stream.counters.lost_by_reason),
+            "lost_estimated": stream.counters.lost_estimated,
             "frames_malformed": stream.counters.malformed,
             "ring_held": stream.device.ring_held if stream.device else None,
             "ring_capacity": stream.device.ring_capacity if stream.device else None,
+            "worn": stream.worn,
+            "mounting": stream.mounting_verdict.verdict if stream.mounting_verdict else None,
             "battery_percent": stream.device.battery_percent if stream.device else None,
             "faults": dict(shown.faults),
         }
 
 
+def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio) -> list[str]:
+    """A sentence for each of these wearables, with those near it that speak its profile and are configured nowhere."""
+    lines = []
+    for settings in unheard:
+        near = radio.strangers([profile_of(settings.profile).service_uuid])
+        others = ", ".join(f"{one.address} ({one.name})" if one.name else one.address for one in near)
+        lines.append(
+            f"{settings.id} ({settings.address}): not heard for {UNHEARD_S:g} s; is it switched on, near, connected to "
+            f"nothing else, and the address right?" + (f" Of its profile there is {others}." if others else "")
+        )
+    return lines
+
+
 class Daemon:
     """Everything of one run. Made by run_daemon; `run` returns after SIGTERM or SIGINT."""
 
-    def __init__(self, config: Config, clock: Clock, bundle: Bundle, predictor: Predictor, store: Store) -> None:
-        manifest = bundle.manifest
-        self._columns = columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
+    def __init__(self, config: Config, clock: Clock, bundles: Mapping[BundleSettings, Loaded], store: Store) -> None:
+        """bundles: as load_bundles gives them for this configuration."""
         self.config, self.clock, self.store = config, clock, store
         self.loop = asyncio.get_running_loop()
         self.interpreter = ThreadPoolExecutor(1, "interpreter")
-        self._predictor = predictor
         self.store_fault: str | None = None
         self.writer = Writer(store, self.loop, self._committed, self._store_said)
-        self.model = _model(bundle, config.bundle.variant)
-        self.reference = {n: Reference.of(f.model_dump()) for n, f in (manifest.drift_reference or {}).items()}
-        self.wearables = [self._wearable(settings) for settings in config.wearables]
+        self.wearables = [
+            self._wearable(settings, bundles[config.bundle_of(settings)]) for settings in config.wearables
+        ]
         self.radio = open_radio(config.radio.backend, adapter=config.radio.adapter, transport=config.radio.transport)
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
         self._trimmed_ns = clock.mono_ns()
+        self._listening_since_s: float | None = None
+        self._unheard_told = False
         self._status_failing = False
         self._manager = ServiceManager()
 
-    def _wearable(self, settings: WearableSettings) -> Wearable:
+    def _wearable(self, settings: WearableSettings, loaded: Loaded) -> Wearable:
         """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated."""
-        config, profile, model = self.config, profile_of(settings.profile), self.model
-        if profile.rate_hz != model.rate_hz:  # its sample index is the grid, so another rate would pass unnoticed
-            raise InputRejected(
-                f"wearable {settings.id}: {profile.rate_hz:g} samples a second, its model takes {model.rate_hz:g}",
-                hint="Give a bundle of the wearable's rate: live samples are not resampled yet.",
-            )
+        config, profile, model = self.config, profile_of(settings.profile), loaded.model
         record = self.store.stream(settings.id)
         snapshot = record.snapshot if record else b""
         if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
@@ -187,23 +274,29 @@ class Daemon:
         stream = Stream(
             decoder=profile.decoder(decoder_state(snapshot) if snapshot else None),
             rate_hz=model.rate_hz,
+            native_rate_hz=profile.rate_hz,
+            sensor_frame=profile.sensor_frame,
             shape=WindowShape(model.window, model.hop),
             settings=config.stream,
             drift=config.drift,
-            reference=self.reference,
+            reference=loaded.reference,
             mounting=parse_axes(settings.mounting) if settings.mounting else None,
+            gravity=loaded.gravity,
             progress=progress,
         )
         if record and snapshot:
             stream.restore(record.snapshot_row, snapshot)
-        matters = config.stream.model_dump(exclude={"snapshot_rows"})
+        matters = {**config.stream.model_dump(exclude={"snapshot_rows"}), "mounting": settings.mounting}
+        if model.learnt_elsewhere(settings.wrist):
+            matters["other_wrist"] = True
         maker = EventMaker(
             gateway=config.gateway.id,
             wearable=settings.id,
             wearer=settings.wearer,
             model=model,
-            derivation=derivation_digest(model, {**matters, "mounting": settings.mounting}),
+            derivation=derivation_digest(model, matters),
             frame_known=settings.mounting is not None,
+            wrist=settings.wrist,
         )
         pipeline = Pipeline(
             wearable=settings.id,
@@ -211,15 +304,17 @@ class Daemon:
             progress=progress,
             events=maker,
             writer=self.writer,
-            infer=self._infer,
+            infer=self._infer_with(loaded),
             snapshot_rows=config.stream.snapshot_rows,
         )
         pipeline.replay(self.store.journal_after(settings.id, stream.row))
-        return Wearable(settings, pipeline, self.writer, self.clock)
+        return Wearable(settings, model, pipeline, self.writer, self.clock)
 
-    async def _infer(self, windows: Float32) -> Float32:
-        """(n, length, 6), of which the model gets its own channels."""
-        return await self.loop.run_in_executor(self.interpreter, self._predictor.predict, windows[..., self._columns])
+    def _infer_with(self, loaded: Loaded) -> Infer:
+        async def infer(windows: Float32) -> Float32:
+            return await self.loop.run_in_executor(self.interpreter, loaded.answer, windows)
+
+        return infer
 
     def _committed(self, committed: Committed) -> None:
         for wearable in self.wearables:
@@ -294,12 +389,25 @@ class Daemon:
                 self._trimmed_ns = now.mono_ns
                 self.writer.trim(now)
             verdict = self._verdict()
+            self._tell_unheard()
             self._manager.status(str(verdict))
             if watchdog_s is not None:
                 self._manager.watchdog()
             if status_file is not None:
                 self._write_status(status_file)
             await asyncio.sleep(min(TICK_S, watchdog_s or TICK_S))
+
+    def _tell_unheard(self) -> None:
+        """Once, after the radio has listened for long enough."""
+        if self._unheard_told or not self.radio.available:
+            return
+        if self._listening_since_s is None:
+            self._listening_since_s = self.loop.time()
+        elif self.loop.time() - self._listening_since_s >= UNHEARD_S:
+            self._unheard_told = True
+            unheard = [w.settings for w in self.wearables if w.runner is not None and w.runner.rssi_dbm is None]
+            for line in unheard_lines(unheard, self.radio):
+                log.warning("%s", line)
 
     def _tell_clock(self, now: Instant) -> None:
         """A clock event for a boot once UTC is trusted, and again when it was set."""
@@ -315,6 +423,7 @@ class Daemon:
         links = {
             w.settings.id: LinkFacts(w.runner.state, w.runner.state == "streaming") for w in self.wearables if w.runner
         }
+        doubts = {w.settings.id: doubt for w in self.wearables if (doubt := w.doubt()) is not None}
         return judge(
             Facts(
                 radio_fault=None if self.radio.available else self.radio.status,
@@ -325,6 +434,7 @@ class Daemon:
                 events_refused=self.publisher.refused,
                 refusal=self.publisher.refusal,
                 wearables=links,
+                doubts=doubts,
             )
         )
 
@@ -349,7 +459,6 @@ class Daemon:
                 "acknowledged": self.publisher.acknowledged,
                 "refused": self.publisher.refused,
             },
-            "bundle": {"digest": self.model.bundle, "variant": self.model.variant},
             "wearables": {w.settings.id: w.status() for w in self.wearables},
         }
         partial = file.with_name(file.name + ".partial")
@@ -364,18 +473,6 @@ class Daemon:
             self._status_failing = False
 
 
-def _model(bundle: Bundle, variant: str | None) -> Model:
-    manifest = bundle.manifest
-    return Model(
-        bundle=bundle.digest,
-        variant=variant or manifest.default_variant,
-        labels=manifest.labels,
-        window=manifest.window,
-        hop=manifest.hop,
-        rate_hz=manifest.rate_hz,
-    )
-
-
 class SnapshotTooNew(InputRejected):
     hint = "Run the version that wrote it, or a newer one."
 
@@ -386,11 +483,9 @@ class SnapshotTooNew(InputRejected):
 
 async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None = None) -> None:
     """Runs until SIGTERM or SIGINT. Raises GatewayError where it cannot start."""
-    bundle = load_bundle(config.bundle.path)
-    predictor = load_predictor(bundle, config.bundle.variant)
-    self_test(predictor, bundle, config.bundle.variant)
+    bundles = load_bundles(config)
     with Store.open(config.store, destinations=[config.sync.destination]) as store:
-        daemon = Daemon(config, clock, bundle, predictor, store)
+        daemon = Daemon(config, clock, bundles, store)
         try:
             await daemon.run(status_file)
         except ExceptionGroup as group:  # of the task group; what is ours is told as such

@@ -51,9 +51,8 @@ class Reason(StrEnum):
 
     FRAME_UNKNOWN = "frame_unknown"
     """How the wearable is mounted is not known, so the model's axes are not."""
-    LOW_CONFIDENCE = "low_confidence"
-    SATURATED = "saturated"
-    INTERPOLATED = "interpolated"
+    OTHER_WRIST = "other_wrist"
+    """It is worn on the other wrist than the model learnt on; where either is not known, nobody can tell."""
 
 
 class Quality(_Model):
@@ -155,21 +154,37 @@ class GatewayState(_Model):
 
 class WearableState(_Model):
     """ring: the wearable's memory for samples that nobody has acknowledged; overwritten: samples, before anybody had.
+    rssi_dbm: of its advertisement before it was connected. samples_lost_by: their reason; samples_lost_estimated:
+    those of them whose number nothing but time tells. bundle, variant: what answers for it.
+    ring_overflow_h: hours until samples are overwritten, if it goes on as now; left out where the ring does not fill.
+    worn: as the stillness of its last hour tells. mounting: what gravity says to the configured one, from hours in many
+    postures; mounting_fits: the one that would fit them better.
 
     The other counts are of windows, samples and frames since the gateway's store began.
     """
 
     of: Literal["wearable"] = "wearable"
     link: Literal["connected", "disconnected"]
+    bundle: Digest | None = None
+    variant: str | None = None
+    manufacturer: str | None = None
+    model: str | None = None
     firmware: str | None = None
+    rssi_dbm: int | None = Field(None, ge=-128, le=127)
     battery_percent: int | None = Field(None, ge=0, le=100)
     ring_held: Count | None = None
     ring_capacity: Count | None = None
     ring_overwritten: Count | None = None
+    ring_overflow_h: float | None = Field(None, ge=0)
+    worn: bool | None = None
+    mounting: Literal["ok", "contradicted"] | None = None
+    mounting_fits: str | None = None
     windows: Count = 0
     windows_broken: Count = 0
     samples_interpolated: Count = 0
     samples_lost: Count = 0
+    samples_lost_estimated: Count = 0
+    samples_lost_by: dict[str, Count] = {}
     frames_malformed: Count = 0
 
 

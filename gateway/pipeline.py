@@ -6,6 +6,7 @@ as it was when the last of these was made.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from gateway.store.rows import Derived, JournalRow, LoggedEvent
 from gateway.stream.outcome import Answer, EventMaker
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Acknowledge, DriftReady, StateReady, Stream, WindowReady
+
+log = logging.getLogger(__name__)
 
 Infer = Callable[[Float32], Awaitable[Float32]]
 """(n, length, 6) float32, m/s² and deg/s, to (n, labels) probabilities."""
@@ -108,7 +111,15 @@ class Pipeline:
             self.take_snapshot()
 
     def _advance(self, row: JournalRow) -> None:
-        for output in self.stream.advance(row):
+        """A row that brings an error of this program to light costs itself: it is in the journal, and one that ended
+        the daemon would end it again at each start."""
+        try:
+            outputs = self.stream.advance(row)
+        except Exception:
+            log.exception("%s: nothing can be derived from journal row %d; it is left out", self.wearable, row.row)
+            self.shown.faults["underivable"] = self.shown.faults.get("underivable", 0) + 1
+            outputs = []
+        for output in outputs:
             if isinstance(output, Acknowledge):
                 self._acknowledgements.append(output)
             else:

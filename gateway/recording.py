@@ -1,12 +1,15 @@
 """Recordings from files to samples in SI units.
 
-Three forms are read, each with the units that its writers use unless others are given:
+Four forms are read, each with the units that its writers use unless others are given:
 
 - a pair of Excel files (.xlsx), accelerometer and gyroscope, as Garmin's research export writes them: one row for each
   burst, with `timestamp` (local wall clock as text, to the second), `timestamp_ms` (0-999), `sample_time_offset` (JSON
   list of ms after that) and three columns of JSON lists, named calibrated_accel_x and so on; mg and deg/s
 - CSV with the columns timestamp_s, Ax, Ay, Az, Gx, Gy, Gz, in any order, others ignored; m/s² and deg/s
 - Parquet with the same columns
+- two CSV or two Parquet files, one of each sensor, for sensors that have times of their own
+
+CSV and Parquet may lack the three columns of a sensor that the caller does not need.
 """
 
 import csv
@@ -23,11 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import InputRejected
+from gateway.motion.channels import six_wide
 from gateway.motion.grid import Float64, Grid, RecordingRejected, SensorSeries, in_order, on_grid
 from gateway.motion.samples import CHANNELS, Float32
 from gateway.motion.units import AccUnit, GyroUnit, deg_s_from, m_s2_from
 
-COLUMNS = ("timestamp_s", *CHANNELS)
+TIME_COLUMN = "timestamp_s"
+COLUMNS = (TIME_COLUMN, *CHANNELS)
+_SENSORS = (CHANNELS[:3], CHANNELS[3:])
 BACKWARDS_MAX_S = 1.0
 """Bursts overlap by some milliseconds and are put in order; a larger step back is another recording or clock."""
 
@@ -41,12 +47,14 @@ class Recording:
     """acc in m/s², gyro in deg/s, in the frame asked for; timestamps in s, for Excel since the first acceleration.
 
     acc_unit: what the accelerations were taken for. repeated: samples left out because another has their time.
+    channels: what was in the files; those of a sensor that was not are zeros, at the times of the other one.
     """
 
     acc: SensorSeries
     gyro: SensorSeries
     acc_unit: AccUnit
     repeated: int
+    channels: tuple[str, ...] = CHANNELS
 
     def on_grid(self, rate_hz: float) -> Grid:
         """Raises RecordingRejected."""
@@ -59,31 +67,38 @@ def read_recording(
     acc_unit: AccUnit | None = None,
     gyro_unit: GyroUnit | None = None,
     axes: Float32 | None = None,
+    needed: Sequence[str] = CHANNELS,
 ) -> Recording:
-    """Reads one CSV or Parquet file, or the two Excel files in either order.
+    """Reads one file, or the two of a pair in either order.
 
     acc_unit, gyro_unit: of the files' values; None is what the form usually has. axes: (3, 3) from the recording's
-    frame to the one wanted (gateway.motion.axes), None leaves it. Raises RecordingRejected, with file and row where one
-    is at fault.
+    frame to the one wanted (gateway.motion.axes), None leaves it. needed: some of CHANNELS; a sensor with none of them
+    may be missing, of another one all three columns must be there. Raises RecordingRejected, with file and row where
+    one is at fault.
     """
+    channels: tuple[str, ...] = CHANNELS
     match [path.suffix.lower() for path in paths]:
         case [".xlsx", ".xlsx"]:
             acc, gyro = _read_excel_pair(paths)
             acc_unit = acc_unit or "mg"
         case [".csv"]:
-            acc, gyro = _read_csv(paths[0])
+            acc, gyro, channels = _read_csv(paths[0], needed)
         case [".parquet"]:
-            acc, gyro = _read_parquet(paths[0])
+            acc, gyro, channels = _read_parquet(paths[0], needed)
+        case [".csv", ".csv"]:
+            acc, gyro = _pair([_read_csv(path, ()) for path in paths])
+        case [".parquet", ".parquet"]:
+            acc, gyro = _pair([_read_parquet(path, ()) for path in paths])
         case _:
             raise RecordingRejected(
                 f"{', '.join(path.name for path in paths)}: not a recording that can be read",
-                hint="Give one .csv, one .parquet, or two .xlsx files (accelerometer and gyroscope).",
+                hint="Give one .csv or .parquet, or two .xlsx, .csv or .parquet files (accelerometer and gyroscope).",
             )
     acc_unit, gyro_unit = acc_unit or "m_s2", gyro_unit or "deg_s"
     acc_series, acc_repeated = acc.ordered(m_s2_from(acc.values, acc_unit), axes)
     gyro_series, gyro_repeated = gyro.ordered(deg_s_from(gyro.values, gyro_unit), axes)
     repeated = max(acc_repeated, gyro_repeated) if acc.path == gyro.path else acc_repeated + gyro_repeated
-    return Recording(acc_series, gyro_series, acc_unit, repeated)
+    return Recording(acc_series, gyro_series, acc_unit, repeated, channels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,34 +146,45 @@ def _unreadable(path: Path, what: str, error: Exception) -> RecordingRejected:
 # CSV and Parquet
 
 
-def _read_csv(path: Path) -> tuple[_Raw, _Raw]:
+def _channels(path: Path, found: Sequence[str], needed: Sequence[str]) -> tuple[str, ...]:
+    """Those of the sensors that are whole. Raises RecordingRejected where a needed one is not."""
+    asked = [name for sensor in _SENSORS if set(sensor) & set(needed) for name in sensor]
+    if missing := [name for name in (TIME_COLUMN, *asked) if name not in found]:
+        raise _missing_columns(path, missing, found)
+    return tuple(name for sensor in _SENSORS if set(sensor) <= set(found) for name in sensor)
+
+
+_Both = tuple[_Raw, _Raw, tuple[str, ...]]
+
+
+def _read_csv(path: Path, needed: Sequence[str]) -> _Both:
+    columns: tuple[str, ...] = ()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]
-            if missing := [name for name in COLUMNS if name not in header]:
-                raise _missing_columns(path, missing, header)
-            columns = [header.index(name) for name in COLUMNS]
+            columns = (TIME_COLUMN, *_channels(path, header, needed))
+            places = [header.index(name) for name in columns]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # "input contained no data": said in our own words
-                table = np.loadtxt(file, delimiter=",", comments=None, quotechar='"', usecols=columns, ndmin=2)
+                table = np.loadtxt(file, delimiter=",", comments=None, quotechar='"', usecols=places, ndmin=2)
     except ValueError as error:
-        raise _first_bad_row(path) or _unreadable(path, "a CSV file", error) from None
+        raise _first_bad_row(path, columns) or _unreadable(path, "a CSV file", error) from None
     except (OSError, csv.Error) as error:
         raise _unreadable(path, "a CSV file", error) from None
-    table = table.reshape(-1, len(COLUMNS))
-    if not np.isfinite(table).all() and (bad := _first_bad_row(path)):
+    table = table.reshape(-1, len(columns))
+    if not np.isfinite(table).all() and (bad := _first_bad_row(path, columns)):
         raise bad
-    return _both(path, table, first_line=2)
+    return _both(path, table, columns[1:], first_line=2)
 
 
-def _first_bad_row(path: Path) -> RecordingRejected | None:
+def _first_bad_row(path: Path, columns: Sequence[str]) -> RecordingRejected | None:
     """Names the first row of a CSV file that is not made of finite numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             for row in reader:
-                for name in COLUMNS:
+                for name in columns:
                     if not _is_finite(text := row[name]):
                         raise RecordingRejected(
                             f"{path}, row {reader.line_num}: {name} is {(text or '')[:40]!r}, expected a finite number",
@@ -178,7 +204,7 @@ def _is_finite(text: str | None) -> bool:
         return False
 
 
-def _read_parquet(path: Path) -> tuple[_Raw, _Raw]:
+def _read_parquet(path: Path, needed: Sequence[str]) -> _Both:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -188,19 +214,32 @@ def _read_parquet(path: Path) -> tuple[_Raw, _Raw]:
         ) from None
     try:
         with path.open("rb") as file:
-            names = pq.read_schema(file).names
-            if missing := [name for name in COLUMNS if name not in names]:
-                raise _missing_columns(path, missing, names)
-            table = pq.read_table(file, columns=list(COLUMNS))
-        columns = [table[name].cast(pa.float64()).to_numpy() for name in COLUMNS]
-    except (OSError, pa.ArrowException) as error:
+            channels = _channels(path, pq.read_schema(file).names, needed)
+            table = pq.read_table(file, columns=[TIME_COLUMN, *channels])
+        columns = [table[name].cast(pa.float64()).to_numpy() for name in (TIME_COLUMN, *channels)]
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, "a Parquet file with a number in each of its columns", error) from None
-    return _both(path, np.stack(columns, axis=1), first_line=1)
+    return _both(path, np.stack(columns, axis=1), channels, first_line=1)
 
 
-def _both(path: Path, table: Float64, *, first_line: int) -> tuple[_Raw, _Raw]:
-    lines = np.arange(first_line, first_line + len(table))
-    return _Raw(path, table[:, 0], table[:, 1:4], lines), _Raw(path, table[:, 0], table[:, 4:7], lines)
+def _both(path: Path, table: Float64, channels: tuple[str, ...], *, first_line: int) -> _Both:
+    """table: the times and these channels."""
+    lines, times_s = np.arange(first_line, first_line + len(table)), table[:, 0]
+    values = six_wide(table[:, 1:], channels)
+    return _Raw(path, times_s, values[:, :3], lines), _Raw(path, times_s, values[:, 3:], lines), channels
+
+
+def _pair(files: Sequence[_Both]) -> tuple[_Raw, _Raw]:
+    """The accelerometer's file and the gyroscope's, in either order."""
+    by_sensor = {channels: (acc, gyro) for acc, gyro, channels in files}
+    if set(by_sensor) != set(_SENSORS):
+        (first, _, _), (second, _, _) = files
+        one, other = (", ".join(channels) or "no sensor" for _, _, channels in files)
+        raise RecordingRejected(
+            f"{first.path} and {second.path}: they hold {one} and {other}",
+            hint="Of two files one holds Ax, Ay, Az and the other Gx, Gy, Gz.",
+        )
+    return by_sensor[_SENSORS[0]][0], by_sensor[_SENSORS[1]][1]
 
 
 # Excel

@@ -20,6 +20,18 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_bundle(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real model, converted now."""
+    folder = tmp_path_factory.mktemp("converted") / "bundle"
+    model, scaler = real_data / "model" / "pretrained_1dcnn_bilstm.keras", real_data / "model" / "config.json"
+    words = ("convert", str(model), "--scaler", str(scaler), "--out", str(folder), "--variants", "float32")
+    program = "from converter.cli import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 TFLITE_RUNTIME = ("tflite-runtime==2.14.0", "numpy<2", "pydantic>=2.9")
 
 

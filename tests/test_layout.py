@@ -87,14 +87,16 @@ BETWEEN_PACKAGES = {  # which package may import which other
     "models": {"gateway", "converter", "firmware_sim"},
 }
 LATE = {  # imported where it is used, never with the module: heavy, or an extra
-    "amqtt", "bumble", "keras", "onnx", "onnxruntime", "openpyxl", "pyarrow", "rich", "scipy", "sqlite_utils",
-    "tensorflow", "tf_keras", "tflite_runtime",
+    "amqtt", "bumble", "keras", "matplotlib", "onnx", "onnxruntime", "openpyxl", "pyarrow", "rich", "scipy",
+    "sqlite_utils", "tensorflow", "tf_keras", "tflite_runtime", "tomlkit",
 }  # fmt: skip
 LATE_EXCEPT = (  # modules that are themselves imported late, for what they are made of
     ("gateway/ble/bumble", "bumble"),
     ("gateway/demo/broker.py", "amqtt"),
     ("firmware_sim/radio.py", "bumble"),
     ("firmware_sim/peripheral.py", "bumble"),
+    ("firmware_sim/transport.py", "bumble"),
+    ("firmware_sim/central.py", "bumble"),
 )
 BAD_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
 

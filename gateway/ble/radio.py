@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
@@ -31,7 +32,19 @@ _WORDS = {
     BleakBluetoothNotAvailableReason.POWERED_OFF: "the adapter is switched off",
 }
 
+STRANGERS_MAX = 64
+"""Remembered, the latest heard. Phones change their address every quarter of an hour."""
+
 Heard = Callable[[BLEDevice, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """An advertisement of a device that nobody has registered."""
+
+    address: str
+    name: str | None
+    services: frozenset[str]
 
 
 class Radio:
@@ -49,6 +62,7 @@ class Radio:
         self._on_status = on_status
         self._failures = 0
         self._heard: dict[str, Heard] = {}
+        self._strangers: dict[str, Stranger] = {}
         self._listening: set[str] = set()
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
@@ -61,6 +75,10 @@ class Radio:
     def register(self, address: str, heard: Heard) -> None:
         """heard is given each advertisement of this address, while it is listened for, with its RSSI in dBm."""
         self._heard[address.upper()] = heard
+
+    def strangers(self, services: Collection[str]) -> list[Stranger]:
+        """Who else advertises one of these services, while somebody is listened for; the latest heard last."""
+        return [one for one in self._strangers.values() if not one.services.isdisjoint(services)]
 
     def listen(self, address: str, wanted: bool) -> None:
         address = address.upper()
@@ -150,6 +168,11 @@ class Radio:
         address = device.address.upper()
         if address in self._listening:
             self._heard[address](device, data.rssi)
+        elif address not in self._heard:
+            self._strangers.pop(address, None)
+            self._strangers[address] = Stranger(address, data.local_name, frozenset(map(str.lower, data.service_uuids)))
+            if len(self._strangers) > STRANGERS_MAX:
+                del self._strangers[next(iter(self._strangers))]
 
 
 async def _first(lost: asyncio.Task[None], other: asyncio.Task[bool], timeout_s: float | None = None) -> None:

@@ -65,10 +65,11 @@ class Counters:
 class LinkRunner:
     """Make it before `Radio.run` starts, so that a link which an earlier process left to this wearable is ended.
 
-    address: of the wearable, matched exactly. services: only these are discovered; None for all. now_ns: the
-    conversation's time; real_delay_s: how long a span of it, in ns, lasts for the loop. observe, on_state and on_fault
-    are called in the loop and must not block; on_fault is given what the conversation reports and what went wrong on
-    the link (`connect_failed`, `gatt_failed`, `link_lost`, `timed_out`, `internal`).
+    address: of the wearable, matched exactly. services: only these are discovered, and one that lacks the first speaks
+    another profile; None for all, and no such test. now_ns: the conversation's time; real_delay_s: how long a span of
+    it, in ns, lasts for the loop. observe, on_state and on_fault are called in the loop and must not block; on_fault is
+    given what the conversation reports and what went wrong on the link (`connect_failed`, `other_profile`,
+    `gatt_failed`, `link_lost`, `timed_out`, `internal`).
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class LinkRunner:
         self._on_state(state)
         if state is State.CONFIGURING:
             self._talking = True
-            self._tell(Connected())
+            self._tell(Connected(self.rssi_dbm))
         elif self._talking and state not in LIVE:
             self._talking = False
             self._operations.clear()
@@ -236,7 +237,10 @@ class LinkRunner:
             self._failed("connect_failed", _words(error), half_open=adapter.left_half_open(error))
         else:
             self.counters.connects += 1
-            self._feed(rules.Opened())
+            if self._services is not None and client.services.get_service(self._services[0]) is None:
+                self._failed("other_profile", f"it has no service {self._services[0]}")
+            else:
+                self._feed(rules.Opened())
 
     async def _close(self, before: asyncio.Task[None] | None, forget: bool) -> None:
         if before is not None and not before.done():
@@ -316,6 +320,9 @@ class LinkRunner:
                     done = await self._perform(client, operation)
             except Exception as error:
                 name = f"{type(operation).__name__.lower()} of {operation.uuid}"
+                if not isinstance(operation, Write) and operation.optional:
+                    log.debug("%s: %s: %s", self.address, name, _words(error))
+                    continue
                 if client is self._client and self._link.state in LIVE:
                     self._failed("gatt_failed", f"{name}: {_words(error)}")
                 return
@@ -325,8 +332,8 @@ class LinkRunner:
 
     async def _perform(self, client: BleakClient, operation: Operation) -> Event | None:
         match operation:
-            case Subscribe(uuid):
-                notified = functools.partial(self._notified, client, uuid)
+            case Subscribe(uuid, optional):
+                notified = functools.partial(self._notified, client, uuid, not optional)
                 # AcquireNotify: with StartNotify a notification is delivered once more after each lost link.
                 await client.start_notify(uuid, notified, bluez={"use_start_notify": False})
                 return None
@@ -337,12 +344,16 @@ class LinkRunner:
                 await client.write_gatt_char(uuid, payload, response=True)
                 return WriteDone(uuid)
 
-    def _notified(self, client: BleakClient, uuid: str, _: BleakGATTCharacteristic, payload: bytearray) -> None:
+    def _notified(
+        self, client: BleakClient, uuid: str, streams: bool, _: BleakGATTCharacteristic, payload: bytearray
+    ) -> None:
+        """streams: it shows that the wearable does what it was asked for; a battery's level does not."""
         if client is not self._client or self._link.state not in LIVE:
             return
         self.counters.notifications += 1
         self.counters.notified_bytes += len(payload)
-        self._feed(rules.Notified())
+        if streams:
+            self._feed(rules.Notified())
         self._tell(Notified(uuid, bytes(payload)))
 
     def _wake_at(self, mono_ns: int) -> None:

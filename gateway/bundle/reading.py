@@ -137,7 +137,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         hint = "Update this program, or build the bundle again with the converter that belongs to it."
-        raise BundleRejected("schema_version", version, SCHEMA_VERSION, bundle=path, hint=hint)
+        raise BundleRejected("schema_version", repr(version), SCHEMA_VERSION, bundle=path, hint=hint)
     return content
 
 

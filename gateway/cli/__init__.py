@@ -15,6 +15,7 @@ from gateway.errors import GatewayError
 COMMANDS = {
     "run": "collect, infer and publish until stopped: the daemon",
     "check": "validate a configuration and explain every error in it",
+    "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",
     "demo": "show the whole path at work on this machine, with faults, and account for every sample",
 }

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from gateway.errors import GatewayError, InputRejected
 
 if TYPE_CHECKING:
     from gateway.bundle import Bundle
-    from gateway.config import Config
+    from gateway.config import BundleSettings, Config
 
 _AS_SERVICE = "Run this command as the user that runs the gateway."
 
@@ -47,25 +47,26 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config)
     errors: list[GatewayError] = []
-    bundle = None
+    bundles: dict[BundleSettings, Bundle] = {}
     lines = [f"{'configuration':<14}{args.config}"]
     lines.append(f"{'gateway':<14}{config.gateway.id}")
     try:
         lines.append(f"{'radio':<14}{_radio(config)}")
     except GatewayError as error:
         errors.append(error)
-    try:
-        bundle = load_bundle(config.bundle.path)
-        lines.append(f"{'bundle':<14}{_bundle(bundle, config.bundle.variant)}")
-        lines.append(f"{'self-test':<14}{_self_test(bundle, config.bundle.variant)}")
-    except GatewayError as error:
-        errors.append(error)
+    for settings in config.bundles():
+        try:
+            bundle = bundles[settings] = load_bundle(settings.path)
+            lines.append(f"{'bundle':<14}{_bundle(bundle, settings.variant)}")
+            lines.append(f"{'self-test':<14}{_self_test(bundle, settings.variant)}")
+        except GatewayError as error:
+            errors.append(error)
     for title, part in (("store", _store), ("broker", lambda c: _broker(c, connect=args.connect))):
         try:
             lines.append(f"{title:<14}{part(config)}")
         except GatewayError as error:
             errors.append(error)
-    lines += [f"{'wearable':<14}{text}" for text in _wearables(config, bundle)]
+    lines += [f"{'wearable':<14}{text}" for text in _wearables(config, bundles)]
     print("\n".join(lines))
     if errors:
         raise CheckFailed(args.config, errors)
@@ -93,7 +94,7 @@ def _bundle(bundle: "Bundle", variant: str | None) -> str:
     name, _ = bundle.variant(variant)
     columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
     chosen = "as configured" if variant else "its default"
-    frame = f"axes {manifest.frame}" if manifest.frame else "axes unknown: every prediction will be uncertain"
+    frame = f"axes {manifest.frame}" if manifest.frame else "axes unknown: no mounting can be found for it"
     return (
         f"{manifest.model.name}, digest {bundle.digest[:12]} checked, variant {name} ({chosen}); "
         f"{len(manifest.labels)} activities, windows of {manifest.window / manifest.rate_hz:g} s "
@@ -153,17 +154,24 @@ def _readable(file: Path) -> bool:
     return file.is_file() and os.access(file, os.R_OK)
 
 
-def _wearables(config: "Config", bundle: "Bundle | None") -> Iterator[str]:
+def _wearables(config: "Config", bundles: "Mapping[BundleSettings, Bundle]") -> Iterator[str]:
+    """bundles: those that can be used."""
     for wearable in config.wearables:
         parts = [f"{wearable.id} at {wearable.address}", f"profile {wearable.profile}"]
         parts.append(f"{wearable.wrist} wrist" if wearable.wrist else "wrist not given")
         if wearable.mounting:
             parts.append(f"mounting {wearable.mounting}")
         else:
-            parts.append("mounting unknown: its predictions will be uncertain")
+            parts.append("mounting unknown: its predictions will be uncertain (`gateway mount` finds it)")
         if wearable.wearer:
             parts.append(f"wearer {wearable.wearer}")
+        bundle = bundles.get(config.bundle_of(wearable))
+        if bundle is not None and len(config.bundles()) > 1:
+            variant, _ = bundle.variant(config.bundle_of(wearable).variant)
+            parts.append(f"bundle {bundle.manifest.model.name}, digest {bundle.digest[:12]}, variant {variant}")
         learnt = bundle.manifest.wrist if bundle else None
         if learnt in ("left", "right") and wearable.wrist not in (None, learnt):
-            parts.append(f"the model learnt on the {learnt} wrist")
+            parts.append(f"the model learnt on the {learnt} wrist: its predictions will be uncertain")
+        elif learnt in ("left", "right") and wearable.wrist is None:
+            parts.append(f"the model learnt on the {learnt} wrist, so say which it is")
         yield ", ".join(parts)

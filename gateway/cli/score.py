@@ -13,12 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.bundle import Bundle, load_bundle
+from gateway.cli.output import Progress, write_whole
 from gateway.errors import InputRejected
 from gateway.inference import Predictor, load_predictor
 from gateway.motion.axes import parse_axes
@@ -42,7 +43,6 @@ _GRAVITY_WINDOWS_MAX = 2000
 """Windows of an array whose gravity is looked at; of 200 samples each, 10 MB."""
 _ACC = {0, 1, 2}
 """Columns of the accelerometer."""
-_BAR = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         nargs="+",
         type=Path,
-        help=f"a recording: .csv or .parquet with the columns {', '.join(COLUMNS)}, or two .xlsx files (accelerometer "
-        "and gyroscope, as Garmin's export writes them); or windows: .npy, shape (n, window, channels), in the "
-        "bundle's order of channels",
+        help=f"a recording: .csv or .parquet with the columns {', '.join(COLUMNS)} (those of a sensor that the model "
+        "does not take may be missing), two of them with the columns of one sensor each, or two .xlsx files "
+        "(accelerometer and gyroscope, as Garmin's export writes them); or windows: .npy, shape (n, window, channels), "
+        "in the bundle's order of channels",
     )
     add("--bundle", metavar="B", type=Path, required=True, default=argparse.SUPPRESS, help="the model bundle's folder")
     add(
@@ -120,11 +121,13 @@ def _score_recording(
     columns: list[int],
     acc_unit: AccUnit | None,
     axes: Float32,
-    progress: "Progress",
+    progress: Progress,
 ) -> Summary:
     manifest = bundle.manifest
     progress.say("reading " + ", ".join(path.name for path in args.inputs))
-    recording = read_recording(args.inputs, acc_unit=acc_unit, gyro_unit=args.gyro_unit, axes=axes)
+    recording = read_recording(
+        args.inputs, acc_unit=acc_unit, gyro_unit=args.gyro_unit, axes=axes, needed=manifest.channels
+    )
     named = ", ".join(str(path) for path in args.inputs)
     if not args.any_gravity and _ACC & set(columns):
         require_gravity(named, recording.acc.values, recording.acc_unit)
@@ -140,7 +143,7 @@ def _score_recording(
     probabilities = _predict(predictor, len(numbers), lambda part: windows[numbers[part]][..., columns], progress)
     starts_s = grid.start_s + numbers * manifest.hop / manifest.rate_hz
     table = _predictions(starts_s, manifest.window / manifest.rate_hz, probabilities, manifest.labels)
-    write_whole(args.out, table.encode())
+    write_whole(args.out, table.encode(), named="--out")
     rows = f"{len(grid.values)} at {manifest.rate_hz:g} Hz ({len(grid.values) / manifest.rate_hz:.1f} s)"
     gaps = f"{len(grid.gaps)}, {len(windows) - len(numbers)} windows left out for them"
     return [
@@ -159,7 +162,7 @@ def _score_array(
     columns: list[int],
     acc_unit: AccUnit,
     axes: Float32,
-    progress: "Progress",
+    progress: Progress,
 ) -> Summary:
     path, channels = args.inputs[0], bundle.manifest.channels
     _check_axes(args.frame, axes, columns)
@@ -174,7 +177,7 @@ def _score_array(
     probabilities = _predict(predictor, len(windows), batch, progress)
     content = io.BytesIO()
     np.save(content, probabilities)
-    write_whole(args.out, content.getvalue())
+    write_whole(args.out, content.getvalue(), named="--out")
     return [("windows", str(len(windows))), *_answers(probabilities, bundle.manifest.labels)]
 
 
@@ -229,12 +232,12 @@ def _in_model_units(windows: NDArray[Any], acc_unit: AccUnit, gyro_unit: GyroUni
     return np.concatenate([acc, gyro], axis=-1).astype(np.float32)
 
 
-def _predict(predictor: Predictor, count: int, batch: Callable[[slice], Float32], progress: "Progress") -> Float32:
+def _predict(predictor: Predictor, count: int, batch: Callable[[slice], Float32], progress: Progress) -> Float32:
     parts = []
     for first in range(0, count, BATCH_WINDOWS):
-        progress.show(first, count)
+        progress.show(first, count, f"{first} of {count} windows")
         parts.append(predictor.predict(batch(slice(first, first + BATCH_WINDOWS))))
-    progress.show(count, count)
+    progress.show(count, count, f"{count} of {count} windows")
     return np.concatenate(parts)
 
 
@@ -267,44 +270,3 @@ def _check_out(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
         raise InputRejected(
             f"--out {out}: cannot be written there", hint="Name a file in a folder that can be written."
         )
-
-
-def write_whole(out: Path, content: bytes) -> None:
-    """The file has all of the content or stays as it was; nothing else is left. Raises InputRejected."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, out)
-    except OSError as error:
-        raise InputRejected(f"--out {out}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class Progress:
-    """One line on a terminal, rewritten, and gone at the end; nothing elsewhere."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self._width = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
-
-    def say(self, text: str) -> None:
-        if self._stream.isatty():
-            self._stream.write("\r" + text.ljust(self._width))
-            self._stream.flush()
-            self._width = max(self._width, len(text))
-
-    def show(self, done: int, of: int) -> None:
-        full = _BAR * done // of
-        self.say(f"[{'#' * full}{'-' * (_BAR - full)}] {done} of {of} windows")

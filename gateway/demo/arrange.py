@@ -125,9 +125,13 @@ def write_configuration(
         tables[name] = {**tables.get(name, {}), **more}
     text = "".join(f"[{name}]\n{_toml(table)}\n" for name, table in tables.items())
     for wearable in wearables:
-        text += (
-            "[[wearable]]\n" + _toml({"id": wearable.name, "address": wearable.address, "mounting": MOUNTING}) + "\n"
-        )
+        table: dict[str, object] = {
+            "id": wearable.name,
+            "address": wearable.address,
+            "profile": wearable.profile,
+            "mounting": MOUNTING,
+        }
+        text += "[[wearable]]\n" + _toml(table) + "\n"
     _write_toml(files.configuration, text)
 
 

@@ -17,6 +17,7 @@ class WearableTruth:
     gateway. to_make: samples that it has to play in all."""
 
     name: str
+    profile: str
     address: str
     session: str
     made: int
@@ -59,6 +60,7 @@ class SimulatorControl:
         return tuple(
             WearableTruth(
                 name=w["name"],
+                profile=w["profile"],
                 address=w["address"],
                 session=w["session"],
                 made=w["made"],

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """ok: all collects and is sent. degraded: something waits, is refused or is away, nothing is lost.
+    """ok: all collects and is sent. degraded: something waits, is refused, doubtful or away, nothing is lost.
 
     failed: nothing collects.
     """
@@ -38,6 +38,8 @@ class Facts:
     refusal: str = ""
     """What the broker said to the last of them."""
     wearables: Mapping[str, LinkFacts] = field(default_factory=dict)
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """Of wearables: why what is told of one should not be relied on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def judge(facts: Facts) -> Verdict:
     if facts.events_refused:
         lesser.append(f"broker refuses {facts.events_refused} events: {facts.refusal}")
     lesser += [f"{name}: {link.state}" for name, link in facts.wearables.items() if not link.streaming]
+    lesser += [f"{name}: {doubt}" for name, doubt in facts.doubts.items()]
     level = Level.FAILED if fatal else Level.DEGRADED if lesser else Level.OK
     streaming = sum(link.streaming for link in facts.wearables.values())
     return Verdict(level, (*fatal, *lesser), streaming, len(facts.wearables))

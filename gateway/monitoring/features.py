@@ -34,19 +34,12 @@ def features_of(channels: Collection[str]) -> tuple[str, ...]:
 def window_features(window: Float32) -> NDArray[np.float64]:
     """window: (n, 6), m/s² and deg/s. Returns (len(FEATURES),), in their order."""
     values = window.astype(np.float64)
-    acc_norm = np.linalg.norm(values[:, :3], axis=1)
-    gyro_norm = np.linalg.norm(values[:, 3:], axis=1)
-    steps = np.diff(values[:, :3], axis=0)
-    return np.concatenate(
-        [
-            values.mean(axis=0),
-            values.std(axis=0),
-            [
-                acc_norm.mean(),
-                acc_norm.std(),
-                np.sqrt((steps**2).sum(axis=1).mean()),
-                gyro_norm.mean(),
-                gyro_norm.max(),
-            ],
-        ]
-    )
+    squares = values**2
+    acc_norm = np.sqrt(np.add.reduce(squares[:, :3], axis=1))
+    gyro_norm = np.sqrt(np.add.reduce(squares[:, 3:], axis=1))
+    series = np.column_stack([values, acc_norm, gyro_norm])
+    mean = np.add.reduce(series) / len(series)
+    std = np.sqrt(np.add.reduce((series - mean) ** 2) / len(series))
+    steps = values[1:, :3] - values[:-1, :3]
+    step_rms = np.sqrt(np.add.reduce(steps**2, axis=None) / max(1, len(steps)))
+    return np.concatenate([mean[:6], std[:6], [mean[6], std[6], step_rms, mean[7], gyro_norm.max()]])

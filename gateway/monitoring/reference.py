@@ -39,12 +39,13 @@ class DriftReference:
         channels: Sequence[str] = CHANNELS,
         *,
         wide: Float32 | None = None,
+        wide_channels: Sequence[str] = CHANNELS,
         label_counts: Mapping[str, int] | None = None,
     ) -> Self:
         """windows: (n, length, channels), n of 1 or more, raw units. The features are those that these channels are
-        enough for; wide: the same windows with all of CHANNELS, where they are known. label_counts: windows of each
-        label."""
-        known = channels if wide is None else CHANNELS
+        enough for; wide: the same windows six wide, where more is known, and wide_channels: which of CHANNELS that is.
+        label_counts: windows of each label."""
+        known = channels if wide is None else wide_channels
         features = _features(six_wide(windows, channels) if wide is None else wide, known)
         return cls(
             windows=len(windows),

@@ -6,6 +6,7 @@ by multiplication: case_from_sensor, then model_from_case, is model_from_case @ 
 An axis of rotation turns as any vector does under a proper rotation, so accelerometer and gyroscope take the same M.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,3 +68,12 @@ def _proper(rows: Sequence[tuple[int, int]], given: str) -> Float32:
             hint="Change one sign or swap two axes: right-handed frames only differ by a rotation.",
         )
     return matrix
+
+
+_TURNED: list[Float32] = [
+    np.eye(3, dtype=np.float32)[list(order)] * np.array(signs, np.float32)[:, None]
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+ROTATIONS: Float32 = np.array([matrix for matrix in _TURNED if np.linalg.det(matrix) > 0])
+"""(24, 3, 3): those of a cube, so all that signed axes can stand for; the first turns nothing."""

@@ -1,10 +1,11 @@
 """Recordings onto the model's grid: two sensors with timestamps of their own to rows of six channels at one rate.
 
 In: timestamps in s and values in SI units, each sensor for itself. Out: rows at first + k / rate from the first to the
-last accelerometer sample, linearly interpolated; the gyroscope is held where it starts later or ends earlier.
-A live wearable needs none of this: its sample index is the grid.
+last accelerometer sample; the gyroscope is held where it starts later or ends earlier. A sensor of another rate than
+the grid's goes through the same filter as a live wearable's samples (motion.resample).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gateway.errors import InputRejected
+from gateway.motion.resample import GAP_MAX_NS, kernel_period_ns, resample
 from gateway.motion.samples import Float32
 
 Float64 = NDArray[np.float64]
 
-GAP_MAX_S = 0.2
+GAP_MAX_S = GAP_MAX_NS / 1e9
 """A longer silence of either sensor is a gap, and no window reaches over it. Sensors that write in bursts pause for up
 to 0.18 s as a habit; 0.4 s of interpolation change one label in twenty."""
 ON_GRID_S = 0.001
 """Timestamps that are all this near to the grid are on it: they were rounded (to ms, or to float32) when written."""
+SAME_RATE = 0.01
+"""A sensor whose rate, its pauses left out, is this near to the grid's has the grid's."""
 _CLOCK_ROUNDING_S = 1e-6
 """Seconds since 1970 as float64 are good to 0.24 µs; a last row that near beyond the last sample is on it."""
 GRID_ROWS_MAX = 50 * 86_400 * 8
@@ -79,9 +83,10 @@ def in_order(timestamps_s: Float64, values: Float64) -> tuple[SensorSeries, int]
 def on_grid(acc: SensorSeries, gyro: SensorSeries, rate_hz: float) -> Grid:
     """The common grid of both sensors, from the first to the last accelerometer sample.
 
-    A sensor whose timestamps all lie on the grid keeps its values to the bit. Interpolation is not a filter: what a
-    sensor of a higher rate saw above rate_hz / 2 is folded down; a low-pass belongs before this.
-    Raises RecordingRejected.
+    A sensor whose timestamps all lie on the grid keeps its values to the bit. One of nearly the grid's rate
+    (SAME_RATE) is interpolated linearly: there is nothing to filter, and where it wrote in bursts its timestamps say
+    little of when a sample was taken, so that a longer kernel would only spread their error. All others are
+    resampled. Raises RecordingRejected.
     """
     start_s = float(acc.timestamps_s[0])
     span_s = float(acc.timestamps_s[-1]) - start_s
@@ -98,11 +103,34 @@ def on_grid(acc: SensorSeries, gyro: SensorSeries, rate_hz: float) -> Grid:
     acc_at, gyro_at = (_places(series.timestamps_s, start_s, rate_hz) for series in (acc, gyro))
     rows = int(np.floor(acc_at[-1] + _CLOCK_ROUNDING_S * rate_hz)) + 1
     values = np.empty((rows, 6), np.float32)
-    places = np.arange(rows, dtype=np.float64)
-    for axis in range(3):
-        values[:, axis] = np.interp(places, acc_at, acc.values[:, axis])
-        values[:, 3 + axis] = np.interp(places, gyro_at, gyro.values[:, axis])
+    for columns, at, series in ((slice(0, 3), acc_at, acc), (slice(3, 6), gyro_at, gyro)):
+        values[:, columns] = _rows(at, series.values, rows, rate_hz)
     return Grid(start_s, rate_hz, values, _gaps(acc_at, gyro_at, rows, GAP_MAX_S * rate_hz))
+
+
+def _rows(at: Float64, values: Float64, rows: int, rate_hz: float) -> Float32:
+    """One sensor's rows, (rows, 3), from samples at these places; held beyond its ends."""
+    step = np.diff(at)
+    step = step[step <= GAP_MAX_S * rate_hz]
+    per_row = 1 / step.mean() if len(step) else 1.0
+    places = np.arange(rows, dtype=np.float64)
+    if abs(per_row - 1) <= SAME_RATE:
+        return np.stack([np.interp(places, at, values[:, axis]) for axis in range(3)], axis=1).astype(np.float32)
+    made = np.empty((rows, 3), np.float32)
+    made[:] = np.nan
+    ns = 1e9 / rate_hz
+    taken_ns, at_ns = np.rint(at * ns).astype(np.int64), np.rint(places * ns).astype(np.int64)
+    held_ns = np.clip(at_ns, taken_ns[0], taken_ns[-1])
+    breaks = np.flatnonzero(np.diff(taken_ns) > GAP_MAX_NS) + 1
+    samples = values.astype(np.float32)
+    for first, end in itertools.pairwise([0, *breaks, len(at)]):
+        of_run = slice(*np.searchsorted(held_ns, [taken_ns[first], taken_ns[end - 1] + 1]))
+        period_ns = kernel_period_ns(per_row * rate_hz, rate_hz)
+        made[of_run] = resample(taken_ns[first:end], samples[first:end], held_ns[of_run], period_ns)
+    between = np.isnan(made[:, 0])
+    for axis in range(3):  # in gaps, where no window is whole: something finite
+        made[between, axis] = np.interp(places[between], at, values[:, axis])
+    return made
 
 
 def _places(timestamps_s: Float64, start_s: float, rate_hz: float) -> Float64:

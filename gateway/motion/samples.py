@@ -5,6 +5,7 @@ Accelerations are m/s², rates of turn deg/s, always in the order Ax, Ay, Az, Gx
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,20 @@ UNITS = ("m/s^2",) * 3 + ("deg/s",) * 3
 """One a channel, as a bundle's manifest writes them."""
 
 Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class Sensor(StrEnum):
+    """One stream of samples. Most wearables send both sensors in one; some send each by itself."""
+
+    IMU = "imu"
+    ACC = "acc"
+    GYRO = "gyro"
+
+    @property
+    def columns(self) -> slice:
+        """Where its values stand among CHANNELS."""
+        return {Sensor.IMU: slice(0, 6), Sensor.ACC: slice(0, 3), Sensor.GYRO: slice(3, 6)}[self]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +37,7 @@ class Block:
 
     session: 64 bits. first: index of the first sample. values: (n, 6), float32, m/s² and deg/s, sensor frame.
     tick: the device's clock at the first sample, in counts of the session's tick_hz. saturated: some count stood at
-    its limit.
+    its limit. rate_hz: nominal; where it is the grid's, the index is the grid.
     """
 
     session: int
@@ -30,16 +45,46 @@ class Block:
     tick: int
     values: Float32
     saturated: bool = False
+    rate_hz: float = 50.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Burst:
+    """Consecutive samples of one sensor, each with its time on the device's clock; what is not on the grid comes so.
+
+    first: index in the sensor's own stream, in which losses count as far as they can be told. taken_ns: (n,) int64,
+    ascending, since the session's origin, by the device's clock (by the count of samples where it has none). values:
+    (n, 6) or (n, 3) float32, as sensor says, m/s² and deg/s, sensor frame.
+    """
+
+    session: int
+    sensor: Sensor
+    first: int
+    taken_ns: Int64
+    values: Float32
+    saturated: bool = False
+    came_ns: Int64 | None = None
+    """(n,), when each sample came, monotonic; None: with the row that is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Samples first to end (exclusive) of this session will never come."""
+    """Samples first to end (exclusive) of this session will never come. estimated: nothing in the frames counts them,
+    so how many they were is told from time alone."""
 
     session: int
     first: int
     end: int
     reason: str
+    sensor: Sensor = Sensor.IMU
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """No more samples of this session will come: the stream of a wearable that keeps none has been cut off."""
+
+    session: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +125,19 @@ class DeviceStatus:
     sensor_frame: tuple[int, int, int] = (1, 2, 3)
 
 
-Piece = Block | Lost | SessionHeld | TimeRead | DeviceStatus
+@dataclass(frozen=True, slots=True)
+class DeviceDetail:
+    """What one row of the standard services tells; the rest is None, which means that it tells nothing of that."""
+
+    manufacturer: str | None = None
+    model: str | None = None
+    serial: str | None = None
+    firmware: str | None = None
+    battery_percent: int | None = None
+    rssi_dbm: int | None = None
+
+
+Piece = Block | Burst | Lost | SessionHeld | SessionEnded | TimeRead | DeviceStatus
 
 
 @dataclass(slots=True)
@@ -92,12 +149,24 @@ class Coverage:
     def add(self, first: int, end: int) -> None:
         if end <= first:
             return
+        if self.ranges and self.ranges[-1][0] <= first <= self.ranges[-1][1]:  # what streams do nearly always
+            low, high = self.ranges[-1]
+            self.ranges[-1] = (low, max(high, end))
+            return
         before = [r for r in self.ranges if r[1] < first]
         after = [r for r in self.ranges if r[0] > end]
         touching = self.ranges[len(before) : len(self.ranges) - len(after)]
         if touching:
             first, end = min(first, touching[0][0]), max(end, touching[-1][1])
         self.ranges = [*before, (first, end), *after]
+
+    def remove(self, first: int, end: int) -> None:
+        if end <= first:
+            return
+        kept = [(low, min(high, first)) for low, high in self.ranges] + [
+            (max(low, end), high) for low, high in self.ranges
+        ]
+        self.ranges = sorted(r for r in kept if r[0] < r[1])
 
     def missing(self, first: int, end: int) -> list[tuple[int, int]]:
         """The parts of first to end (exclusive) that are not in the set, in order."""

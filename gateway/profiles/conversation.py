@@ -5,9 +5,11 @@ A conversation object takes events with the time and returns commands; it neithe
 UUIDs are lower-case strings of 36 characters; times are monotonic ns.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.motion.samples import Coverage, Piece
 
@@ -29,6 +31,25 @@ class Kind(StrEnum):
     INFO = "info"
     CONFIG = "config"
     TIME = "time"
+    ABSENT = "absent"
+    """What was asked of the wearable and its answer, which says that it never had that."""
+    DETAIL = "detail"
+    """A value of the services that any wearable may have (gateway/profiles/details.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Where an observation stands in the journal: its row, and when it came, in ns of this boot's monotonic clock."""
+
+    row: int
+    boot_id: str
+    mono_ns: int
+
+
+def new_session(at: Received) -> int:
+    """The 64 bits of a session that the wearable itself does not number: from its first journal row, so that deriving
+    again gives the same. blake2b (RFC 7693) of boot id and row, big-endian."""
+    return int.from_bytes(hashlib.blake2b(f"{at.boot_id}/{at.row}".encode(), digest_size=8).digest())
 
 
 # Events: what happened.
@@ -36,7 +57,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The link is up and its services are known."""
+    """The link is up and its services are known. rssi_dbm: of the advertisement before it."""
+
+    rssi_dbm: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +114,18 @@ Event = Connected | Disconnected | Notified | ReadDone | WriteDone | Durable | R
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
+    """optional: a wearable without this characteristic, or that refuses it, is all right; nothing is reported then."""
+
     uuid: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
+    """optional: as for Subscribe."""
+
     uuid: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +170,25 @@ class Conversation(Protocol):
 class Decoder(Protocol):
     """A fold over a wearable's journal rows, in their order; what it remembers is in its state."""
 
-    def decode(self, kind: Kind, payload: bytes) -> list[Piece]:
+    def decode(self, kind: Kind, payload: bytes, at: Received, /) -> list[Piece]:
         """Samples in SI units, sessions, losses. Raises FrameError for a payload that is not of this family."""
         ...
 
     def state(self) -> dict[str, object]:
         """What restore takes; JSON values only."""
+        ...
+
+
+@runtime_checkable
+class FramesDecoder(Decoder, Protocol):
+    """A decoder to which it is all the same whether frames come one by one or many at a time."""
+
+    def decode_frames(self, rows: Sequence[tuple[bytes, Received]], /) -> tuple[list[Piece], int]:
+        """What `decode` tells of these frames, one after the other, and how many it refuses."""
+        ...
+
+    def samples_max(self, payload: bytes, /) -> int | None:
+        """How many samples a frame holds at most, told without decoding it; None where that cannot be told."""
         ...
 
 
@@ -158,6 +200,8 @@ class Profile(Protocol):
     retention: Retention
     rate_hz: float
     """The nominal rate of the samples that the conversation asks for."""
+    sensor_frame: tuple[int, int, int] | None
+    """Where the sensor's axes point in its case (motion.axes); None where the wearable itself tells."""
     silence_s: float
     """No notification for this long on a live link is a fault."""
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self, cast
 
 import numpy as np
 
+from gateway.motion.axes import AxesRejected, axes_from_directions
 from gateway.motion.samples import Block, Coverage, DeviceStatus, Lost, Piece, SessionHeld, TimeRead
 from gateway.profiles.conversation import (
     Command,
@@ -25,6 +26,7 @@ from gateway.profiles.conversation import (
     Observe,
     Read,
     ReadDone,
+    Received,
     Retention,
     Room,
     Subscribe,
@@ -44,6 +46,9 @@ SERVICE, INFO, CONFIG, LIVE, BACKLOG, CONTROL, TIME = (_uuid(0xE700 + i) for i i
 
 NAME = "reference"
 RATE_HZ = 50.0
+"""Where its Config says no other."""
+RATE_MIN_HZ, RATE_MAX_HZ = 10.0, 1000.0
+"""Below, a movement of the hand is not seen; above, no wearable's link carries it."""
 VERSION = 1
 SAMPLE_BYTES = 12
 _HEADER = struct.Struct("<BBBBHHII")
@@ -53,13 +58,16 @@ _SESSION = struct.Struct("<QIIII")
 _CONFIG = struct.Struct("<BBHIHHff")
 _TIME = struct.Struct("<IHI")
 _STARTED = struct.Struct("<Q")
-_COUNT_LIMIT = (-32768, 32767)
+_REQUEST = struct.Struct("<BHII")
+_COUNT_MIN, _COUNT_MAX = -32768, 32767
 
 ACC_SCALE_MAX_M_S2, GYRO_SCALE_MAX_DEG_S = 1.0, 1.0
 """A count. 16 bits then reach 3,341 g and 32,768 deg/s, far beyond any wrist and any sensor for it."""
 
-CREDIT_FRAMES = 64
-"""Backlog frames under way at once: 16 kB, many round trips of 50 ms at the rate of a good link."""
+CREDIT_FRAMES = 256
+"""Backlog frames under way at once: 62 kB. A grant goes out at half of it and may have to wait for the answer to an
+acknowledgement: at 240 frames a second the other half lasts half a second, both round trips of a slow link."""
+FRAME_SAMPLES_MAX = 255
 FRAME_BYTES_MAX = 16 + 19 * SAMPLE_BYTES
 TIME_READS = 8
 """Readings of the clock in a row; the one with the lowest round trip counts."""
@@ -67,11 +75,18 @@ TIME_EVERY_S = 300.0
 """Between two such rows: 50 ppm drift by 15 ms."""
 ANSWER_S = 120.0
 """A control request whose answer has not come by then never will; the link is dropped. Above every radio time-out."""
-STALL_S = 30.0
-"""A request of which nothing comes for so long has lost its last frame: it is ended and what is missing asked again."""
+STALL_S = 8.0
+"""A request of which nothing comes for so long has lost its last frame: it is ended and what is missing asked again.
+Above the supervision timeout of 6 s, which would have ended a link on which something is still under way."""
 FRUITLESS_MAX = 3
 """So many requests in a row that bring nothing new, and the next waits RETRY_S."""
 RETRY_S = 60.0
+DOUBT_S = 10.0
+"""After so long a frame whose Config was not known here is durable, or the decoder did not know it either."""
+DOUBTS_MAX = 4096
+"""Frames of unknown Configs under watch; what comes beyond is not asked for again before the next start."""
+AHEAD_RATE = 1.5
+"""No sensor samples at more than this many times its nominal rate."""
 
 
 class FrameType(IntEnum):
@@ -87,6 +102,12 @@ class Flag(IntFlag):
     LOST_BEFORE = 16
     CLOCK_STEPPED = 32
     LAST = 64
+
+
+class Status(IntEnum):
+    DONE = 0
+    NOTHING_HELD = 4
+    BUSY = 5
 
 
 class Op(IntEnum):
@@ -136,7 +157,7 @@ class Info:
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        """Raises FrameError for a length or layout version that does not fit."""
+        """Raises FrameError for what RP-INFO-1 to RP-INFO-3 do not allow, but for the ring's capacity."""
         if len(payload) < _INFO.size:
             raise FrameError(NAME, f"Info: {len(payload)} bytes, expected at least {_INFO.size}", payload)
         version, flags, major, minor, tick_hz, capacity, serial, *frame, battery, r, s, _ = _INFO.unpack_from(payload)
@@ -146,9 +167,20 @@ class Info:
         if len(payload) != size or not s or not tick_hz:
             found = f"{len(payload)} bytes for {r} rates and {s} sessions, expected {size}"
             raise FrameError(NAME, f"Info: {found}", payload)
-        if sorted(map(abs, frame)) != [1, 2, 3]:
-            raise FrameError(NAME, f"Info: sensor frame {tuple(frame)}, expected ±1, ±2 and ±3", payload)
-        sessions = _SESSION.iter_unpack(payload[_INFO.size + 4 * r :])
+        try:
+            axes_from_directions(frame)
+        except AxesRejected:
+            expected = "expected ±1, ±2 and ±3, right-handed"
+            raise FrameError(NAME, f"Info: sensor frame {tuple(frame)}, {expected}", payload) from None
+        if battery > 100 and battery != 255:
+            raise FrameError(NAME, f"Info: battery {battery} %, expected 0 to 100, or 255 for unknown", payload)
+        sessions = tuple(SessionEntry(*entry) for entry in _SESSION.iter_unpack(payload[_INFO.size + 4 * r :]))
+        for entry in sessions:
+            if not (entry.first <= entry.end and entry.watermark <= entry.end):
+                found = f"samples {entry.first} to {entry.end}, watermark {entry.watermark}"
+                raise FrameError(NAME, f"Info: session {entry.session:016x} with {found}", payload)
+        if len({entry.session & 0xFFFF for entry in sessions}) != s:
+            raise FrameError(NAME, "Info: two sessions share their low 16 bits", payload)
         return cls(
             ring_survives_reboot=bool(flags & 1),
             firmware=(major, minor),
@@ -158,7 +190,7 @@ class Info:
             sensor_frame=(frame[0], frame[1], frame[2]),
             battery_percent=None if battery == 255 else battery,
             rates_mhz=struct.unpack_from(f"<{r}I", payload, _INFO.size),
-            sessions=tuple(SessionEntry(*entry) for entry in sessions),
+            sessions=sessions,
         )
 
 
@@ -211,6 +243,48 @@ def extent(header: Header, payload: bytes) -> int:
     return header.n
 
 
+class Heard(NamedTuple):
+    """A Live frame; lost_before: its b4."""
+
+    session16: int
+    seq: int
+    first: int
+    end: int
+    lost_before: bool
+
+    def follows(self, before: "Heard") -> bool:
+        """Whether the wearable sent nothing in between."""
+        same = self.session16 == before.session16 and self.first >= before.end
+        return same and self.seq == (before.seq + 1) & 0xFFFF
+
+    def continues(self, before: "Heard") -> bool:
+        """And its index is what it must then be."""
+        return self.follows(before) and (self.first == before.end or self.lost_before)
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """Tells what the sensor has lost: a jump of index without one of seq. A frame has no checksum, so the index of the
+    frames on either side counts only where the frame before and the one after go on alike."""
+
+    heard: list[Heard] = field(default_factory=list)
+    """The last three Live frames of this link."""
+
+    def take(self, header: Header) -> tuple[int, int] | None:
+        """The samples, first to end (exclusive), that are now known to be lost by an overrun."""
+        if header.type is not FrameType.LIVE:
+            return None
+        lost_before = bool(header.flags & Flag.LOST_BEFORE)
+        frames = [*self.heard, Heard(header.session16, header.seq, header.first, header.first + header.n, lost_before)]
+        self.heard = frames[-3:]
+        if len(frames) < 4:
+            return None
+        one, low, high, other = frames
+        if high.first == low.end or not (low.continues(one) and high.follows(low) and other.continues(high)):
+            return None
+        return low.end, high.first
+
+
 @dataclass(slots=True)
 class ReferenceDecoder:
     """Journal rows of one wearable to samples. tick_hz and sessions come from Info, scales from Config rows."""
@@ -218,8 +292,10 @@ class ReferenceDecoder:
     tick_hz: int = 0
     sessions: dict[int, int] = field(default_factory=dict)
     configs: dict[int, Config] = field(default_factory=dict)
+    live: LiveRun = field(default_factory=LiveRun)
 
-    def decode(self, kind: Kind, payload: bytes) -> list[Piece]:
+    def decode(self, kind: Kind, payload: bytes, _at: Received | None = None) -> list[Piece]:
+        """_at: not needed; a frame says itself what it is."""
         if kind is Kind.INFO:
             return self._info(Info.decode(payload))
         if kind is Kind.CONFIG:
@@ -228,7 +304,11 @@ class ReferenceDecoder:
         elif kind is Kind.TIME:
             return self._time(payload)
         elif kind is Kind.FRAME:
-            return [self._frame(payload)]
+            return self._frame(payload)
+        elif kind is Kind.ABSENT:
+            return self._absent(payload)
+        elif kind in (Kind.CONNECTED, Kind.DISCONNECTED):
+            self.live = LiveRun()
         return []
 
     def _info(self, info: Info) -> list[Piece]:
@@ -253,20 +333,32 @@ class ReferenceDecoder:
         session = self.sessions.get(session16)
         return [] if session is None else [TimeRead(session, tick, self.tick_hz, next_index, started_ns, ended_ns)]
 
-    def _frame(self, payload: bytes) -> Piece:
+    def _absent(self, payload: bytes) -> list[Piece]:
+        """Below the newest closed frame, and not below the oldest, the ring has all that the sensor gave."""
+        if len(payload) != _REQUEST.size + 2 or payload[0] != Op.REQUEST:
+            raise FrameError(NAME, f"refused request: {len(payload)} bytes, expected {_REQUEST.size + 2}", payload)
+        _, session16, first, n = _REQUEST.unpack_from(payload)
+        session = self.sessions.get(session16)
+        return [] if session is None else [Lost(session, first, first + n, "overrun")]
+
+    def _frame(self, payload: bytes) -> list[Piece]:
         header = decode_header(payload)
         session = self.sessions.get(header.session16)
         if session is None:
             raise FrameError(NAME, f"frame: no session {header.session16:04x} in Info", payload)
         if header.type is FrameType.GAP:
-            return Lost(session, header.first, header.first + extent(header, payload), "overwritten")
+            return [Lost(session, header.first, header.first + extent(header, payload), "overwritten")]
         config = self.configs.get(header.cfg_id)
         if config is None:
             raise FrameError(NAME, f"frame: no Config {header.cfg_id}", payload)
+        overrun = self.live.take(header)
         counts = np.frombuffer(payload, dtype="<i2", offset=_HEADER.size).reshape(header.n, 6)
         scale = np.array([config.acc_scale_m_s2] * 3 + [config.gyro_scale_deg_s] * 3, dtype=np.float32)
-        saturated = bool(header.flags & Flag.SATURATED) or bool(np.isin(counts, _COUNT_LIMIT).any())
-        return Block(session, header.first, header.tick, counts.astype(np.float32) * scale, saturated)
+        at_limit = counts.min() == _COUNT_MIN or counts.max() == _COUNT_MAX
+        saturated = bool(header.flags & Flag.SATURATED) or bool(at_limit)
+        values = counts.astype(np.float32) * scale
+        block = Block(session, header.first, header.tick, values, saturated, config.rate_mhz / 1000)
+        return [block] if overrun is None else [Lost(session, *overrun, "overrun"), block]
 
     def state(self) -> dict[str, object]:
         return {
@@ -275,13 +367,27 @@ class ReferenceDecoder:
             "configs": [
                 [c.cfg_id, c.n, c.rate_mhz, c.acc_scale_m_s2, c.gyro_scale_deg_s] for c in self.configs.values()
             ],
+            "live": [list(heard) for heard in self.live.heard],
         }
 
     @classmethod
     def restore(cls, state: dict[str, object]) -> Self:
         sessions = cast(list[int], state["sessions"])
         configs = [Config(*c) for c in cast(list[tuple[int, int, int, float, float]], state["configs"])]
-        return cls(cast(int, state["tick_hz"]), {s & 0xFFFF: s for s in sessions}, {c.cfg_id: c for c in configs})
+        live = LiveRun([Heard(*h) for h in cast(list[tuple[int, int, int, int, bool]], state.get("live", []))])
+        known = {s & 0xFFFF: s for s in sessions}
+        return cls(cast(int, state["tick_hz"]), known, {c.cfg_id: c for c in configs}, live)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A frame that was journalled, though its Config is not known here."""
+
+    cfg_id: int
+    session: int
+    first: int
+    end: int
+    since_ns: int
 
 
 @dataclass(slots=True)
@@ -289,6 +395,8 @@ class _Request:
     session: int
     first: int
     end: int
+    closed: bool
+    """Info had said before that the wearable has closed all frames of it."""
     new: int = 0
     """Samples that it has brought and that were not held before."""
 
@@ -304,13 +412,20 @@ class ReferenceConversation:
         self._room_bytes: int | None = None
         self._cfg_ids: set[int] = set()
         """Of all links: the ring may hold frames of an earlier Config, and the decoder remembers that too."""
+        self._doubts: list[_Doubt] = []
+        self._doubted: set[tuple[int, int]] = set()
+        """Session and first index of frames that were asked for again: once is enough."""
         self._reset()
 
     def _reset(self) -> None:
         self._info: Info | None = None
         self._sessions: dict[int, int] = {}
+        self._rate_hz = RATE_MAX_HZ
+        self._told: tuple[int, int] = (0, 0)
+        """An index that the running session had not passed, and when it was asked for."""
         self._configured = False
         self._live = False
+        self._live_run = LiveRun()
         self._controls: deque[bytes] = deque()
         self._asked: bytes | None = None
         self._asked_ns = 0
@@ -319,6 +434,7 @@ class ReferenceConversation:
         self._request: _Request | None = None
         self._credit = 0
         self._backlog_seq: int | None = None
+        self._suspect_seq: int | None = None
         self._backlog_ns = 0
         self._fruitless = 0
         self._retry_ns = 0
@@ -340,8 +456,10 @@ class ReferenceConversation:
                 return self._notified(uuid, payload, now_ns)
             case Durable(session, index):
                 self._durable[session] = max(index, self._durable.get(session, 0))
+                self._resolve_doubts(now_ns)
             case Room(bytes_free):
                 self._room_bytes = bytes_free
+                self._resolve_doubts(now_ns)
             case Tick():
                 return self._tick(now_ns)
             case WriteDone():
@@ -376,7 +494,7 @@ class ReferenceConversation:
     def _read(self, uuid: str, payload: bytes, started_ns: int, now_ns: int) -> list[Command]:
         try:
             if uuid == INFO:
-                return self._info_read(Info.decode(payload), payload, now_ns)
+                return self._info_read(Info.decode(payload), payload, started_ns, now_ns)
             if uuid == CONFIG:
                 return self._config_read(payload, now_ns)
         except FrameError as error:
@@ -388,11 +506,14 @@ class ReferenceConversation:
             return [Observe(Kind.TIME, trip), *again]
         return []
 
-    def _info_read(self, info: Info, payload: bytes, now_ns: int) -> list[Command]:
+    def _info_read(self, info: Info, payload: bytes, started_ns: int, now_ns: int) -> list[Command]:
         self._info = info
+        self._told = (info.sessions[-1].end + FRAME_SAMPLES_MAX, started_ns)
         self._sessions = {entry.session & 0xFFFF: entry.session for entry in info.sessions}
         held = {entry.session: entry for entry in info.sessions}
         self._have = {s: c for s, c in self._have.items() if s in held}
+        if self._request is not None and self._request.session not in held:
+            self._request = None  # it gave that session up
         for entry in info.sessions:
             self._have.setdefault(entry.session, Coverage()).add(0, entry.first)
         if self._live:
@@ -401,10 +522,11 @@ class ReferenceConversation:
 
     def _config_read(self, payload: bytes, now_ns: int) -> list[Command]:
         config = Config.decode(payload)
-        if config.rate_mhz != round(RATE_HZ * 1000):
-            rate = f"the wearable samples at {config.rate_mhz / 1000:g} Hz, the model's grid is {RATE_HZ:g} Hz"
-            return [Fault("rate", rate, fatal=True)]
+        if not RATE_MIN_HZ <= config.rate_mhz / 1000 <= RATE_MAX_HZ:
+            limits = f"{RATE_MIN_HZ:g} to {RATE_MAX_HZ:g} Hz can be resampled"
+            return [Fault("rate", f"the wearable samples at {config.rate_mhz / 1000:g} Hz; {limits}", fatal=True)]
         self._cfg_ids.add(config.cfg_id)
+        self._rate_hz = config.rate_mhz / 1000
         if not self._configured:
             self._configured = True
             self._time_reads_left = TIME_READS
@@ -427,25 +549,37 @@ class ReferenceConversation:
 
     def _frame(self, payload: bytes, now_ns: int) -> list[Command]:
         header = decode_header(payload)
+        if header.type is not FrameType.LIVE and header.seq == self._backlog_seq:
+            return [Fault("duplicate", f"backlog frame {header.seq} came again")]  # its `last` is not another request's
         if header.type is not FrameType.LIVE:
-            spent = 1 if self._backlog_seq is None else (header.seq - self._backlog_seq) & 0xFFFF
-            self._credit = max(0, self._credit - spent)  # a frame that the radio lost has cost its credit as well
-            self._backlog_seq, self._backlog_ns = header.seq, now_ns
+            self._spend(header.seq)
+            self._backlog_ns = now_ns
         session = self._sessions.get(header.session16)
         if session is None:
             return [Fault("unknown_session", f"frame of session {header.session16:04x}, not in Info"), Read(INFO)]
+        first, end = header.first, header.first + extent(header, payload)
+        possible = self._possible_end(session, now_ns)
+        if end > possible:
+            return [
+                Fault("impossible", f"samples {first} to {end} of a session that has {possible} at most"),
+                Read(INFO),
+            ]
         commands: list[Command] = []
         if header.type is not FrameType.GAP and header.cfg_id not in self._cfg_ids:
             # Journalled all the same: the decoder may know this Config from before this start.
             commands.append(Fault("unknown_config", f"frame with cfg_id {header.cfg_id}"))
-            self._cfg_ids.add(header.cfg_id)
-        first, end = header.first, header.first + extent(header, payload)
+            if len(self._doubted) < DOUBTS_MAX and (session, first) not in self._doubted:
+                self._doubted.add((session, first))
+                self._doubts.append(_Doubt(header.cfg_id, session, first, end, now_ns))
         have = self._have[session]
         known_end = have.ranges[-1][1] if have.ranges else 0
         new = sum(high - low for low, high in have.missing(first, end))
         if new:
             have.add(first, end)
             commands.append(Observe(Kind.FRAME, payload))
+            if header.cfg_id in self._cfg_ids:  # of what the decoder takes, it must not conclude more than that one
+                overrun = self._live_run.take(header)
+                have.add(*(overrun or (0, 0)))
         else:
             commands.append(Fault("duplicate", f"samples {first} to {end} came again"))
         if header.type is FrameType.LIVE and first > known_end:
@@ -456,6 +590,42 @@ class ReferenceConversation:
             if header.flags & Flag.LAST:
                 self._finish(request, now_ns)
         return [*commands, *self._next(now_ns)]
+
+    def _spend(self, seq: int) -> None:
+        """A frame that the radio lost has cost its credit as well. Garbage in seq would look like many lost ones: a
+        jump that the credit cannot explain counts only once the next frame goes on from it."""
+        if self._backlog_seq is None or self._suspect_seq == seq:
+            spent = 1
+        else:
+            spent = (seq - self._backlog_seq) & 0xFFFF
+            if spent > max(1, self._credit):
+                self._suspect_seq = (seq + 1) & 0xFFFF
+                seq, spent = (self._backlog_seq + 1) & 0xFFFF, 1
+        self._credit = max(0, self._credit - spent)
+        self._backlog_seq = seq
+
+    def _resolve_doubts(self, now_ns: int) -> None:
+        """Where such a frame has become durable the decoder knows its Config; where it has not, it is asked for again:
+        it may have been garbage."""
+        for doubt in self._doubts:
+            if self._durable.get(doubt.session, 0) >= doubt.end:
+                self._cfg_ids.add(doubt.cfg_id)
+        self._doubts = [doubt for doubt in self._doubts if doubt.cfg_id not in self._cfg_ids]
+        over_ns = now_ns - int(DOUBT_S * 1e9)
+        for doubt in [doubt for doubt in self._doubts if doubt.since_ns <= over_ns]:
+            self._doubts.remove(doubt)
+            if doubt.session in self._have:
+                self._have[doubt.session].remove(doubt.first, doubt.end)
+                self._holes.append((doubt.session, doubt.first, doubt.end))
+
+    def _possible_end(self, session: int, now_ns: int) -> int:
+        """One past the newest sample that the session can have by now. A frame has no checksum of its own: garbage in
+        its index, or in the extent of a gap, shows only here."""
+        assert self._info is not None  # sessions are known from it
+        if session != self._info.sessions[-1].session:
+            return next(entry.end for entry in self._info.sessions if entry.session == session)
+        index, asked_ns = self._told
+        return index + int((now_ns - asked_ns) / 1e9 * self._rate_hz * AHEAD_RATE)
 
     def _finish(self, request: _Request, now_ns: int) -> None:
         """A request has ended; what the radio lost of it is asked for again."""
@@ -472,7 +642,7 @@ class ReferenceConversation:
     def _answer(self, payload: bytes, now_ns: int) -> list[Command]:
         if len(payload) < 2 or self._asked is None or payload[0] != self._asked[0] | 0x80:
             return [Fault("malformed", f"control: answer {payload[:8].hex()} to nothing that was asked")]
-        op, status = Op(self._asked[0]), payload[1]
+        asked, op, status = self._asked, Op(self._asked[0]), payload[1]
         self._asked = None
         commands: list[Command] = []
         if status:
@@ -482,9 +652,16 @@ class ReferenceConversation:
                 return [Fault("refused", f"control START_LIVE: status {status}, {len(payload)} bytes", fatal=True)]
             session16, live_first = struct.unpack_from("<HI", payload, 2)
             commands += self._live_started(session16, live_first, now_ns)
+        elif op is Op.REQUEST and status == Status.NOTHING_HELD and self._request is not None and self._request.closed:
+            commands.append(Observe(Kind.ABSENT, asked + payload[:2]))
+            self._have[self._request.session].add(self._request.first, self._request.end)
+            self._request = None
+            self._count(True, now_ns)
         elif op is Op.REQUEST and (status or len(payload) != 10):
             self._request = None
             self._count(False, now_ns)
+            if status == Status.BUSY:  # it goes on with one that seemed over
+                self._controls.append(bytes([Op.ABORT]))
             commands.append(Read(INFO))  # what it holds has changed; the holes follow from it
         return [*commands, *self._next(now_ns)]
 
@@ -513,10 +690,11 @@ class ReferenceConversation:
         return holes
 
     def _next(self, now_ns: int) -> list[Command]:
-        """The next control write, if none is under way: acknowledgements first, then credit, then a hole."""
-        if not self._live and not self._controls:
+        """The next control write, if none is under way: credit first, for the link must not run dry while commits
+        come fast; it is due but seldom, so acknowledgements get their turn. Then a hole."""
+        if self._info is None or self._asked is not None:  # Config may be notified before Info is read
             return []
-        if self._asked is not None:
+        if not self._live and not self._controls:
             return []
         if not self._controls:
             self._controls.extend(self._wanted(now_ns))
@@ -527,21 +705,21 @@ class ReferenceConversation:
 
     def _wanted(self, now_ns: int) -> list[bytes]:
         assert self._info is not None
+        if self._request is not None:
+            room = CREDIT_FRAMES if self._room_bytes is None else self._room_bytes // FRAME_BYTES_MAX
+            grant = min(CREDIT_FRAMES, room) - self._credit
+            if grant >= CREDIT_FRAMES // 2 or (grant > 0 and self._credit == 0):
+                self._credit += grant
+                return [struct.pack("<BH", Op.CREDIT, grant)]
         held = {entry.session: entry.watermark for entry in self._info.sessions}
         for session, index in self._durable.items():
             if session in held and index > max(held[session], self._acknowledged.get(session, 0)):
                 self._acknowledged[session] = index
                 return [struct.pack("<BHI", Op.ACK, session & 0xFFFF, index)]
-        if self._request is None:
-            return self._request_next(now_ns)
-        room = CREDIT_FRAMES if self._room_bytes is None else self._room_bytes // FRAME_BYTES_MAX
-        grant = min(CREDIT_FRAMES, room) - self._credit
-        if grant >= CREDIT_FRAMES // 2 or (grant > 0 and self._credit == 0):
-            self._credit += grant
-            return [struct.pack("<BH", Op.CREDIT, grant)]
-        return []
+        return self._request_next(now_ns) if self._request is None else []
 
     def _request_next(self, now_ns: int) -> list[bytes]:
+        assert self._info is not None  # Live has started
         while self._holes and now_ns >= self._retry_ns:
             session, first, end = self._holes.pop(0)
             missing = self._have[session].missing(first, end) if session in self._have else []
@@ -549,8 +727,9 @@ class ReferenceConversation:
                 continue
             (first, end), rest = missing[0], missing[1:]
             self._holes = [(session, low, high) for low, high in rest] + self._holes
-            self._request, self._backlog_ns = _Request(session, first, end), now_ns
-            return [struct.pack("<BHII", Op.REQUEST, session & 0xFFFF, first, end - first)]
+            closed = any(e.session == session and e.first <= first and end <= e.end for e in self._info.sessions)
+            self._request, self._backlog_ns = _Request(session, first, end, closed), now_ns
+            return [_REQUEST.pack(Op.REQUEST, session & 0xFFFF, first, end - first)]
         return []
 
 
@@ -561,6 +740,7 @@ class ReferenceProfile:
     service_uuid = SERVICE
     retention = Retention.RING
     rate_hz = RATE_HZ
+    sensor_frame: tuple[int, int, int] | None = None
     silence_s = 10.0
 
     def conversation(self, have: dict[int, Coverage]) -> ReferenceConversation:

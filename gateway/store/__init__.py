@@ -1,8 +1,9 @@
 """SQLite: the journal of observations, the event log with cursors, snapshots and progress; one writer thread."""
 
 from gateway.store.eventlog import EventLog
+from gateway.store.journal import Journal
 from gateway.store.settings import StoreSettings
 from gateway.store.store import Store
 from gateway.store.writer import Committed, Writer
 
-__all__ = ["Committed", "EventLog", "Store", "StoreSettings", "Writer"]
+__all__ = ["Committed", "EventLog", "Journal", "Store", "StoreSettings", "Writer"]

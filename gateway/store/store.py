@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words, tune_for_writing
 from gateway.store.errors import StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
+from gateway.store.journal import Journal
 from gateway.store.rows import Cursor, JournalRow, StreamRecord
 from gateway.store.settings import StoreSettings
 from gateway.store.trimming import acknowledged_by_all
@@ -21,11 +21,10 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x46444754
 """The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
 _MAGIC = b"SQLite format 3\0"
-_ROWS_A_READ = 500
 
 
 class Store:
-    """One process at a time has a store open (a lock file beside it); EventLog may read it from anywhere."""
+    """One process at a time has a store open (a lock file beside it); EventLog and Journal read it from anywhere."""
 
     def __init__(
         self,
@@ -37,7 +36,7 @@ class Store:
         self.settings, self.destinations = settings, destinations
         self.connection = connection
         """The one that writes; the Writer's alone once there is one."""
-        self._reader = connect(settings.path, read_only=True)
+        self._journal = Journal(settings.path)
         connection.execute("UPDATE daemon SET starts = starts + 1")
         self.start: int = connection.execute("SELECT starts FROM daemon").fetchone()[0]
         """How many times this store has been opened to write, this time included; on the medium already."""
@@ -64,41 +63,22 @@ class Store:
 
     def last_row(self) -> int:
         """The highest journal row ever given; 0 before the first."""
-        return self._last("journal")
+        return self._journal.last("journal")
 
     def last_seq(self) -> int:
         """The highest event number ever given; 0 before the first."""
-        return self._last("event")
+        return self._journal.last("event")
 
     def stream(self, wearable: str) -> StreamRecord | None:
         """None before anything of this wearable was derived. Without a snapshot yet its row and version are 0."""
-        with errors_in_words(self.settings.path):
-            progress = self._reader.execute("SELECT progress FROM progress WHERE wearable = ?", (wearable,)).fetchone()
-            snapshot = self._reader.execute(
-                "SELECT row, version, state FROM snapshot WHERE wearable = ?", (wearable,)
-            ).fetchone()
-        if progress is None and snapshot is None:
-            return None
-        row, version, state = snapshot or (0, 0, b"")
-        return StreamRecord(wearable, row, version, state, progress[0] if progress else b"")
+        return self._journal.stream(wearable)
 
     def journal_after(self, wearable: str, row: int) -> Iterator[JournalRow]:
         """This wearable's rows behind `row`, in order; read piece by piece, so that a long journal needs no memory."""
-        while True:
-            with errors_in_words(self.settings.path):
-                rows = self._reader.execute(
-                    "SELECT j.row, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced "
-                    "FROM journal j JOIN boot b USING (boot) "
-                    "WHERE j.row > ? AND j.wearable = ? ORDER BY j.row LIMIT ?",
-                    (row, wearable, _ROWS_A_READ),
-                ).fetchall()
-            for row, kind, payload, boot_id, mono_ns, utc_ns, synced in rows:
-                yield JournalRow(row, wearable, kind, payload, Instant(boot_id, mono_ns, utc_ns, bool(synced)))
-            if len(rows) < _ROWS_A_READ:
-                return
+        return self._journal.after(wearable, row)
 
     def cursor(self, destination: str) -> Cursor | None:
-        return read_cursor(self._reader, self.settings.path, destination)
+        return read_cursor(self._journal.connection, self.settings.path, destination)
 
     def events(self) -> EventLog:
         """A reader with a connection of its own, which the caller closes."""
@@ -106,7 +86,7 @@ class Store:
 
     def close(self) -> None:
         """After the Writer has been closed."""
-        self._reader.close()
+        self._journal.close()
         self.connection.close()
         self._lock.close()
 
@@ -117,11 +97,6 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _last(self, table: str) -> int:
-        with errors_in_words(self.settings.path):
-            found = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-        return int(found[0]) if found else 0
 
 
 def _lock(path: Path) -> IO[bytes]:

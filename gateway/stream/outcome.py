@@ -11,7 +11,7 @@ from gateway.motion.samples import Float32
 from gateway.store.rows import LoggedEvent
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Raised whenever the same journal gives other windows or other answers."""
 
 
@@ -27,7 +27,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What answers: a bundle's digest, the variant that runs, its labels in the order of its outputs, its windows."""
+    """What answers: a bundle's digest, the variant that runs, its labels in the order of its outputs, its windows.
+
+    wrist: that it learnt on, "left" or "right"; "either" and None rule out none.
+    """
 
     bundle: str
     variant: str
@@ -35,17 +38,24 @@ class Model:
     window: int
     hop: int
     rate_hz: float
+    wrist: str | None = None
+
+    def learnt_elsewhere(self, wrist: str | None) -> bool:
+        """Whether it is known to have learnt on the other wrist than this one."""
+        return self.wrist in ("left", "right") and wrist not in (None, self.wrist)
 
 
 def derivation_digest(model: Model, settings: dict[str, object]) -> str:
     """12 hex digits that change with whatever changes an answer: bundle, variant, settings, pipeline."""
-    content = {"model": asdict(model), "settings": settings, "pipeline": PIPELINE_VERSION}
+    answering = {name: value for name, value in asdict(model).items() if name != "wrist"}  # the bundle's digest has it
+    content = {"model": answering, "settings": settings, "pipeline": PIPELINE_VERSION}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class EventMaker:
-    """Of one wearable. frame_known: its mounting is, so that its axes mean what the model's mean."""
+    """Of one wearable. frame_known: its mounting is, so that its axes mean what the model's mean. wrist: where it is
+    worn, None where nobody said."""
 
     gateway: str
     wearable: str
@@ -53,13 +63,18 @@ class EventMaker:
     model: Model
     derivation: str
     frame_known: bool
+    wrist: str | None = None
 
     def answer(self, probabilities: Float32) -> Answer:
         """probabilities: (labels,), in the order of the model's."""
         by_label = {label: float(p) for label, p in zip(self.model.labels, probabilities, strict=True)}
         activity = max(by_label, key=by_label.__getitem__)
+        reasons = {
+            events.Reason.FRAME_UNKNOWN: not self.frame_known,
+            events.Reason.OTHER_WRIST: self.model.learnt_elsewhere(self.wrist),
+        }
         return Answer(
-            activity, by_label[activity], by_label, () if self.frame_known else (events.Reason.FRAME_UNKNOWN,)
+            activity, by_label[activity], by_label, tuple(reason for reason, is_so in reasons.items() if is_so)
         )
 
     def prediction(self, window: WindowReady, answer: Answer) -> LoggedEvent:
@@ -124,18 +139,30 @@ class EventMaker:
         return self._logged("drift", event, ready.at)
 
     def state(self, ready: StateReady, counters: Counters) -> LoggedEvent:
-        device = ready.device
+        device, detail = ready.device, ready.detail
+        battery_percent = device.battery_percent if device else None
         data = events.WearableState(
             link="connected" if ready.connected else "disconnected",
-            firmware=device and device.firmware,
-            battery_percent=device and device.battery_percent,
+            bundle=self.model.bundle,
+            variant=self.model.variant,
+            manufacturer=detail.manufacturer,
+            model=detail.model,
+            firmware=device.firmware if device else detail.firmware,
+            battery_percent=detail.battery_percent if battery_percent is None else battery_percent,
+            rssi_dbm=detail.rssi_dbm,
             ring_held=device and device.ring_held,
             ring_capacity=device and device.ring_capacity,
             ring_overwritten=device and device.overwritten,
+            ring_overflow_h=None if ready.ring_overflow_h is None else round(ready.ring_overflow_h, 2),
+            worn=ready.worn,
+            mounting=ready.mounting,
+            mounting_fits=ready.mounting_fits,
             windows=counters.windows,
             windows_broken=counters.broken,
             samples_interpolated=counters.interpolated,
             samples_lost=counters.lost_samples,
+            samples_lost_estimated=counters.lost_estimated,
+            samples_lost_by=counters.lost_by_reason,
             frames_malformed=counters.malformed,
         )
         event = events.State(

@@ -296,6 +296,7 @@ def attentions(x: Any) -> Any:
         layers.Attention(use_scale=True)([x, short]),
         layers.Attention(score_mode="concat", use_scale=True)([x, short, layers.Dense(8)(short)]),
         layers.AdditiveAttention()([x, x], use_causal_mask=True),
+        layers.MultiHeadAttention(2, 4, use_gate=True)(x, short),
         layers.AdditiveAttention(use_scale=False)([x, short]),
     ]
     x = layers.Concatenate()(found)

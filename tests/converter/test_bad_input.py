@@ -151,9 +151,21 @@ MODELS: list[tuple[str, Callable[[Any], Path], str, str]] = [  # what it shows, 
         "a Lambda",
         lambda save: of_layers(save, layer("Lambda", abs), layer("Flatten"), layer("Dense", 4, activation="softmax")),
         "(Lambda): not supported",
-        "Supported: InputLayer, ",
+        "write it with Keras' own layers and keras.ops in a functional keras.Model",
     ),
-    ("a class of one's own", own_class, "(Doubled): not supported", "Supported: InputLayer, "),
+    ("a class of one's own", own_class, "(Doubled): not supported", "write it with Keras' own layers"),
+    (
+        "a layer that does not convert",
+        lambda save: of_layers(save, layer("Masking"), layer("LSTM", 4), layer("Dense", 4, activation="softmax")),
+        "(Masking): not supported",
+        'docs/bundle.md lists those that convert, under "Making one"',
+    ),
+    (
+        "another type",
+        lambda save: of_layers(save, layer("Flatten"), layer("Dense", 4, activation="softmax", dtype="mixed_float16")),
+        "(Dense): computes in mixed_float16",
+        "with the dtype policy float32",
+    ),
     ("NaN", lambda save: with_weights(save, np.nan), "kernel holds NaN or infinity", "train again with smaller steps"),
     ("never built", unbuilt, "the shape of its input is not in the file", "model.build("),
 ]
@@ -164,6 +176,7 @@ def test_a_model_that_cannot_be_converted(shows, model, words, way_out, convert,
     error, hint = convert(model=model(save))
     assert words in error
     assert way_out in hint
+    assert len(hint) < 250
 
 
 def test_weights_so_large_that_keras_itself_overflows(convert, save):
@@ -191,6 +204,15 @@ def claimed(small: Path, target: Path) -> Path:
         del file["layers/dense_1/vars/0"]
         file.create_dataset("layers/dense_1/vars/0", (10**9, 4), "f4", chunks=(1000, 4))
     return rezipped(small, target, {"model.weights.h5": target.read_bytes()})
+
+
+def weights_alone(good: Path, new: Path) -> None:
+    """As model.save_weights writes them, under a name that does not tell."""
+    import keras
+
+    model = keras.saving.load_model(good, compile=False)
+    model.save_weights(written := new.with_name("x.weights.h5"))
+    written.rename(new)
 
 
 def folder(target: Path) -> Path:
@@ -226,6 +248,7 @@ FILES: list[tuple[str, Callable[[Path, Path], object], str]] = [  # what it show
         "config.json unpacks to more than 33554432 bytes",
     ),
     ("an array that claims much", claimed, "its arrays have 40000"),
+    ("weights alone", lambda good, new: weights_alone(good, new), "holds weights without the architecture"),
 ]
 
 
@@ -242,6 +265,22 @@ def test_a_keras_file_that_is_none(shows, make, words, refused, convert, small_k
         assert words in error
         assert str(path) in error
         assert "model" in hint
+
+
+CONVERTED: list[tuple[str, Callable[[Path], object], str]] = [  # what it shows, the file to make, words
+    ("bundle", lambda new: shutil.copytree(DEMO, new), "is already a bundle"),
+    ("bundle.zip", lambda new: pack_bundle(load_bundle(DEMO), new), "is already a bundle"),
+    ("float32.tflite", lambda new: shutil.copy(DEMO / "float32.tflite", new), "is already a TFLite file"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "words"), CONVERTED, ids=[row[0] for row in CONVERTED])
+def test_what_was_converted_before_is_recognised(name, make, words, refused, convert, tmp_path):
+    path = tmp_path / name
+    make(path)
+    for error, hint in (convert(model=path), refused("verify", DEMO, "--against", path)):
+        assert error == f"{path} {words}"
+        assert "Give the Keras model (.keras, .h5) that it was made from; converter inspect shows" in hint
 
 
 def test_a_model_that_was_never_built_cannot_be_counted(refused, save):

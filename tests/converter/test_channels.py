@@ -199,6 +199,20 @@ def test_a_model_of_some_of_a_wearable_s_channels_answers_a_recording_as_keras_d
     assert {check.what: check.found for check in done.checks}["channels"] == ", ".join(channels)
 
 
+@pytest.mark.parametrize(("taken", "place"), [(CHANNELS[:3], 0), (CHANNELS[3:], 3)], ids=["accelerometer", "gyroscope"])
+def test_a_recording_of_the_one_sensor_that_the_model_takes_is_enough(taken, place, made, motion, tmp_path):
+    rows = np.column_stack([np.arange(len(motion)) / 50, motion[:, place : place + 3]])
+    path, header = tmp_path / "one.csv", ",".join(("timestamp_s", *taken))
+    np.savetxt(path, rows, delimiter=",", header=header, comments="", fmt="%.9g")
+    model, _, bundle = made(taken, channels=taken, probe=[path], reference=[path])
+    assert bundle.manifest.variants["float32"].probes["recording"].windows == 119
+    own = ("A", "acc_") if taken == CHANNELS[:3] else ("G", "gyro_")
+    assert set(bundle.manifest.drift_reference) == {name for name in FEATURES if name.startswith(own)}
+    windows = windows_of(motion)[..., place : place + 3].astype(np.float32)
+    expected = keras_answers(model, windows, taken)
+    np.testing.assert_allclose(scored(bundle, path, tmp_path / "out.csv"), expected, atol=1e-3)
+
+
 def test_a_model_for_other_sensors_converts_and_the_gateway_refuses_it_in_words(made, recording, tmp_path, capsys):
     channels = [*CHANNELS, "Mx", "My", "p"]
     training = np.random.default_rng(2).normal([0, 0, 9.8, 0, 0, 0, 20, -5, 1013], 0.3, (60, 50, 9))

@@ -23,7 +23,7 @@ def test_steps_go_to_stderr_and_the_table_to_stdout(arguments, tmp_path, capsys,
     assert main([*arguments, "--frame=-y,x,z", "--wrist", "left", "--labels", "a, b,c,d"]) == 0
     out, err = capsys.readouterr()
     bundle = load_bundle(tmp_path / "bundle")
-    steps = "reading folding making asking asking searching asking asking writing done"
+    steps = "reading folding making asking asking rounding searching asking asking writing done"
     assert " ".join(line.split("] ")[1].split()[0] for line in err.splitlines()) == steps
     for words in ("float32 *", "mixed", "dynamic", "100.00%", f"digest {bundle.digest}", "default float32:"):
         assert words in out

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from converter.convert import Measured, convert
+from converter.bundling import Measured
+from converter.convert import convert
 from converter.errors import ConversionFailed, ModelRejected
 from converter.folding import fold_affines
 from gateway.bundle import TargetRejected, load_bundle
@@ -211,9 +212,8 @@ def test_an_argument_that_cannot_be_is_refused(shows, arguments, message, small_
 
 @pytest.mark.real_data
 def test_the_real_model_becomes_small_and_keeps_its_answers(real_data, tmp_path):
-    """Of 3,000 windows that no search has seen: float32 within 2e-5; the measured plan in 0.58 MB with about 99.8 % of
-    the top classes. That is the edge of the gate, and one window more or less depends on the processor's rounding, so
-    what is held is that the gate decides by the figures. With the search some 45 s, half of that for itself."""
+    """Of 3,000 windows that no search has seen: float32 within 2e-5; the measured plan in 0.58 MB with 99.8 % of the
+    top classes, every one that is no near tie, and so the default. The search takes a minute or two on idle cores."""
     model, recording = real_data / "model", sorted((real_data / "recording").glob("*.xlsx"))
     measured = Measured()
     bundle = convert(
@@ -229,10 +229,9 @@ def test_the_real_model_becomes_small_and_keeps_its_answers(real_data, tmp_path)
     assert mixed.size <= 580_000
     figures = [mixed.parity, *mixed.probes.values()]
     for parity in figures:
-        assert parity.top1_agreement >= 0.995
-        assert parity.clear_agreement >= 0.999
-    passes = all(parity.top1_agreement >= 0.998 for parity in figures)
-    assert bundle.manifest.default_variant == ("mixed" if passes else "float32")
+        assert parity.top1_agreement >= 0.998
+        assert parity.clear_agreement == 1
+    assert bundle.manifest.default_variant == "mixed", bundle.manifest.default_reason
     assert mixed.probes["recording"].windows > 1000
     assert bundle.manifest.variants["dynamic"].parity.top1_agreement > 0.95
     assert set(measured.answers) == {"float32", "mixed", "dynamic"}

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.cli import main
+from converter.folding import fold_affines
 from converter.inspection import inspect, inspect_tflite
+from converter.keras_file import read_keras_file
+from converter.lowering import lower
 from gateway.bundle import load_bundle
 from gateway.errors import InputRejected
 
@@ -97,6 +100,64 @@ def test_work_over_rows_and_columns_is_known(save):
     found = inspect(save([*inner, layers.Dense(4, activation="softmax")]))
     by_hand = [0, 22 * 5 * 3 * 2 * 8, 18 * 5 * (5 * 8 + 8 * 4), 17 * 2 * 5 * 4, 0, 4 * 4]
     assert [layer.macs for layer in found.layers] == by_hand
+
+
+def _attended(save_functional, attend):
+    """A window (24, 6) that attends to a sequence (11, 10) made of it; the Keras file, and what the layers say."""
+    import keras
+    from keras import layers
+
+    window = keras.Input((24, 6))
+    query, value = layers.Dense(10)(window), layers.Conv1D(10, 4, strides=2)(window)
+    at = layers.GlobalAveragePooling1D()(attend(query, value))
+    return save_functional(keras.Model(window, layers.Dense(4, activation="softmax")(at)))
+
+
+def _multi_head(**settings):
+    from keras import layers
+
+    return lambda query, value: layers.MultiHeadAttention(3, 5, name="attends", **settings)(query, value)
+
+
+ATTENTION = [  # what it shows, the layer called with queries (24, 10) and values (11, 10), by hand
+    (
+        "heads of one width",
+        _multi_head(),
+        24 * 10 * 15 + 2 * 11 * 10 * 15 + 3 * 24 * 11 * 5 + 3 * 24 * 11 * 5 + 24 * 15 * 10,
+    ),
+    (
+        "values and outputs of other widths",
+        _multi_head(value_dim=7, output_shape=9),
+        24 * 10 * 15 + 11 * 10 * 15 + 11 * 10 * 21 + 3 * 24 * 11 * 5 + 3 * 24 * 11 * 7 + 24 * 21 * 9,
+    ),
+    (
+        "a gate",
+        _multi_head(use_gate=True),
+        24 * 10 * 15 + 2 * 11 * 10 * 15 + 2 * (3 * 24 * 11 * 5) + 24 * 15 * 10 + 24 * 10 * 15,
+    ),
+    ("dot products", lambda q, v: _layer("Attention")([q, v]), 24 * 11 * 10 + 24 * 11 * 10),
+    ("keys of their own", lambda q, v: _layer("Attention")([q, v, v * 2.0]), 24 * 11 * 10 + 24 * 11 * 10),
+    ("sums", lambda q, v: _layer("AdditiveAttention")([q, v]), 24 * 11 * 10 + 24 * 11 * 10),
+    ("sums of concatenations", lambda q, v: _layer("Attention", score_mode="concat")([q, v]), 24 * 11 * 10),
+]
+
+
+def _layer(kind, **settings):
+    import keras
+
+    return getattr(keras.layers, kind)(name="attends", **settings)
+
+
+@pytest.mark.parametrize(("attend", "by_hand"), [row[1:] for row in ATTENTION], ids=[row[0] for row in ATTENTION])
+def test_attention_is_counted_with_its_projections_scores_and_sums(attend, by_hand, tmp_path):
+    """By hand, and as many as in the graph that is written of it."""
+    path = tmp_path / "attends.keras"
+    _attended(lambda model: model.save(path), attend)
+    found = inspect(path)
+    assert {layer.name: layer.macs for layer in found.layers}["attends"] == by_hand
+    network = read_keras_file(path).network
+    graph = inspect_tflite(lower(fold_affines(network.layers), window=24, channels=6), "attends")
+    assert found.macs == graph.macs
 
 
 def test_a_bundle_s_variants_are_counted_operator_by_operator(demo):

@@ -280,7 +280,7 @@ def test_a_damaged_h5_file_is_refused(tmp_path):
     assert "0 weights in the file, expected kernel, recurrent_kernel, bias" in str(refusal(path))
     with h5py.File(path, "r+") as file:
         del file.attrs["model_config"]
-    assert "it holds weights without the model" in str(refusal(path))
+    assert "holds weights without the architecture" in str(refusal(path))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import zipfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasketches import kll_floats_sketch
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,7 @@ from converter.training_config import TrainingConfig, read_training_config
 from gateway.errors import InputRejected
 from gateway.monitoring.drift import DriftPeriod, DriftSettings, Reference
 from gateway.monitoring.features import FEATURES, window_features
+from gateway.motion.samples import CHANNELS
 from gateway.recording import read_recording
 
 CONFIG = TrainingConfig((0,) * 6, (1,) * 6, ("a", "b"), 25, 50.0, "0" * 64)
@@ -215,6 +218,26 @@ def test_a_recording_s_column_of_labels_gives_their_share_of_its_rows(tmp_path):
     assert read_reference([tmp_path / "r.csv"], **SHAPE).label_shares == {"a": 0.8, "b": 0.2}
     (tmp_path / "r.csv").write_text((tmp_path / "r.csv").read_text().replace(",1\n", ",idle\n"))
     rejected(tmp_path / "r.csv", "r.csv: label: idle: none of the model's 2 labels")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["a"] * 2000 + [""] * 500 + ["b"] * 500),
+        pa.array(["a"] * 2000 + [None] * 500 + ["1"] * 500).dictionary_encode(),
+        pa.array([0] * 2000 + [None] * 500 + [1] * 500),
+        pa.array([0.0] * 2000 + [float("nan")] * 500 + [1.0] * 500),
+    ],
+    ids=["names", "categories", "numbers", "numbers as a data frame with gaps has them"],
+)
+def test_a_parquet_recording_s_labels_count_as_those_of_a_csv(tmp_path, labels):
+    columns = dict(zip(("timestamp_s", *CHANNELS), [np.arange(3000) / 50, *motion(3000).T], strict=True))
+    pq.write_table(pa.table(columns | {"label": labels}), tmp_path / "r.parquet")
+    assert read_reference([tmp_path / "r.parquet"], **SHAPE).label_shares == {"a": 0.8, "b": 0.2}
+    pq.write_table(pa.table(columns), tmp_path / "r.parquet")
+    assert read_reference([tmp_path / "r.parquet"], **SHAPE).label_shares is None
+    pq.write_table(pa.table(columns | {"label": pa.array(["idle"] * 3000)}), tmp_path / "r.parquet")
+    rejected(tmp_path / "r.parquet", "r.parquet: label: idle: none of the model's 2 labels")
 
 
 def test_labelled_windows_that_do_not_fit_are_refused(tmp_path):

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from converter.bundling import Measured
 from converter.cli import main
-from converter.convert import Measured, convert
+from converter.convert import convert
 from converter.report import _parity_plot, report_html
 from gateway.bundle import load_bundle
 from gateway.monitoring.reference import DriftReference

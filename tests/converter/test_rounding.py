@@ -87,7 +87,7 @@ def test_each_fitted_weight_costs_less_than_when_rounded_to_the_nearest(kind, st
         return float(np.sqrt(((answers - exact) ** 2).mean()))
 
     names = [weight.name for weight in weights_of(model) if (weight.name, storage) in fitted]
-    assert len(names) == (4 if kind == "lstm" else 6)
+    assert len(names) == (16 if kind == "lstm" else 6)
     ratios = [cost(name, fitted) / cost(name, None) for name in names]
     assert max(ratios) < 1.5
     assert np.exp(np.mean(np.log(ratios))) < 0.85

@@ -93,7 +93,40 @@ def _pooled() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("layers", [_recurrent, _gated, _separable, _pooled], ids=lambda layers: layers.__name__[1:])
+def _attention() -> list[Any]:
+    import keras
+    from keras import layers
+
+    sequence = keras.Input((WINDOW, 24))
+    attended = layers.MultiHeadAttention(3, 8)(sequence, sequence, use_causal_mask=True)
+    attended = layers.LayerNormalization()(sequence + attended)
+    looked_up = layers.Attention()([attended, sequence])
+    return [
+        layers.Conv1D(24, 3, padding="same", activation="relu"),
+        keras.Model(sequence, layers.Concatenate()([attended, looked_up])),
+        layers.GlobalAveragePooling1D(),
+    ]
+
+
+def _images() -> list[Any]:
+    from keras import layers
+
+    return [
+        layers.Reshape((WINDOW, CHANNELS, 1)),
+        layers.Conv2D(24, (5, 3), padding="same", activation="relu"),
+        layers.BatchNormalization(),
+        layers.MaxPooling2D((2, 1)),
+        layers.DepthwiseConv2D((3, 3), depth_multiplier=2),
+        layers.SeparableConv2D(32, (3, 2), strides=2, activation="relu6"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(32, activation="relu"),
+    ]
+
+
+STACKS = [_recurrent, _gated, _separable, _pooled, _attention, _images]
+
+
+@pytest.mark.parametrize("layers", STACKS, ids=lambda layers: layers.__name__[1:])
 def test_a_variant_runs_where_it_says_and_nowhere_else(
     layers: Callable[[], list[Any]], save: Callable[..., Path], tflite_runtime_python: Path, tmp_path: Path
 ) -> None:

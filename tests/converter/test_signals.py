@@ -120,6 +120,7 @@ STEPS = [  # what it says as the moment comes
     "making the windows",
     "asking the Keras model",
     "asking the float32 variant",
+    "rounding",
     "searching",
     "asking the mixed variant",
     "asking the dynamic variant",

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from converter.cli import main
+from converter.convert import convert
 from converter.gate import Times
 from converter.inspection import OperatorEntry, TensorEntry, TfliteInspection
 from converter.tables import show_conversion, show_tflite
@@ -50,6 +51,23 @@ def test_the_conversion_s_table_says_each_figure(shown, demo):
     figures = ["-" if share is None else f"{share:.2%}" for share in shares]
     figures += [f"{value:.1e}" for value in (parity.dp_max, parity.dp_p99, parity.dp_mean)]
     assert ["dynamic", f"{parity.windows:,}", "walks", *figures] in rows
+    said = " ".join(" ".join(lines).split())
+    assert "worst class: of those that Keras names on 200 windows or more; -: there are none" in said
+    assert "mixed is" not in said
+
+
+def test_a_mixed_variant_that_gains_nothing_is_explained(shown, save, write_config, tmp_path):
+    from keras import layers
+
+    model = save([layers.Flatten(), layers.Dense(4, activation="softmax")], shape=(8, 3))
+    config = write_config(window=8, scaler_mean=[0] * 3, scaler_scale=[1] * 3, sensor_cols=["Ax", "Ay", "Az"])
+    out = tmp_path / "small"
+    bundle = convert(model, config, out, variants=["float32", "mixed"], parity_windows=300)
+    assert (out / "mixed.tflite").read_bytes() == (out / "float32.tflite").read_bytes()
+    lines = shown(lambda: show_conversion(bundle, {name: Times(1, 1) for name in bundle.manifest.variants}))
+    said = " ".join(" ".join(lines).split())
+    assert "mixed is the same as float32: no weight is large enough for smaller storage to gain anything" in said
+    assert said.count("measured on 300 walks") == 1
 
 
 def test_the_layers_of_a_keras_file_have_a_line_each(shown, reference_keras):
@@ -64,8 +82,8 @@ def test_a_total_that_leaves_layers_out_says_so(shown, tmp_path):
     import keras
 
     window = keras.Input((24, 6))
-    attended = keras.layers.MultiHeadAttention(2, 4)(window, window)
-    keras.Model(window, keras.layers.Dense(3)(attended)).save(tmp_path / "m.keras")
+    mapped = keras.layers.EinsumDense("abc,cd->abd", output_shape=(24, 6))(window)
+    keras.Model(window, keras.layers.Dense(3)(mapped)).save(tmp_path / "m.keras")
     lines = shown(lambda: main(["inspect", str(tmp_path / "m.keras")]))
     assert f"multiply-accumulates a window: at least {24 * 6 * 3} (0.0 M)" in lines
 

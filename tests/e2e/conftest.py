@@ -9,7 +9,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,8 +64,12 @@ class Path_:
 
     async def simulate(self, speed: float, duration_s: float, names: Sequence[str], *recording: Path) -> None:
         """duration_s: of device time."""
-        self.sim_time = arrange.simulated_time(speed)
         arrange.write_scenario(self.files, names, ("sitting", "hand_tapping", "nail_biting"), duration_s, recording)
+        await self.simulate_scenario(speed)
+
+    async def simulate_scenario(self, speed: float) -> None:
+        """The one that is written."""
+        self.sim_time = arrange.simulated_time(speed)
         child = await self.children.start("simulator", arrange.simulator_argv(self.files, self.sim_time))
         self.watched.append(child)
         at = await child.says(lambda line: announced(line, "control"), READY_WITHIN_S)
@@ -138,18 +141,6 @@ class Path_:
 def bundle() -> Path:
     """The demo's own."""
     return demo_bundle()
-
-
-@pytest.fixture(scope="session")
-def real_bundle(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real model, converted now."""
-    folder = tmp_path_factory.mktemp("converted") / "bundle"
-    model, scaler = real_data / "model" / "pretrained_1dcnn_bilstm.keras", real_data / "model" / "config.json"
-    words = ("convert", str(model), "--scaler", str(scaler), "--out", str(folder), "--variants", "float32")
-    program = "from converter.cli import main; raise SystemExit(main())"
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 class Mosquitto:

@@ -3,6 +3,7 @@
 import pytest
 
 from firmware_sim.cli import main
+from firmware_sim.faults import FAULTS
 from firmware_sim.scenario import WearableSpec
 
 WRONG = [
@@ -36,3 +37,4 @@ def test_the_help_names_every_key_of_a_wearable(capsys: pytest.CaptureFixture[st
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert [key for key in WearableSpec.model_fields if key not in told] == []
+    assert [name for name in FAULTS if f"  {name}" not in told] == []

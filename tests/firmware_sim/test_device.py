@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from firmware_sim.device import CAPACITY_MIN, INDICATIONS_WAITING_MAX, LIVE_WAITING_MAX, Device, Settings, WriteRefused
+from firmware_sim.device import CAPACITY_MIN, INDICATIONS_WAITING_MAX, LIVE_WAITING_MAX, Device, Settings
 from firmware_sim.encoding import BACKLOG_UUID, CONFIG_UUID, CONTROL_UUID, INFO_UUID, LIVE_UUID, TIME_UUID
+from firmware_sim.protocol import WriteRefused
 
 ALL = 0xFFFFFFFF
 
@@ -135,7 +136,12 @@ class Ring(RuleBasedStateMachine):
         self.device.restart()
         self.lapse()
         self.sessions.append(Kept(self.device.running.number))
-        self.sessions = self.sessions[-8:]
+        if len(self.sessions) > 8:
+            spent = [s for s in self.sessions[:-1] if s.watermark == s.closed]
+            gone = (spent or self.sessions)[0]
+            unheard = sum(index >= gone.watermark for first, end in gone.held for index in range(first, end))
+            self.sessions.remove(gone)
+            self.sessions[0].overwritten += gone.overwritten + unheard
 
     @rule(credit=st.integers(0, 40))
     def grant(self, credit: int) -> None:
@@ -323,6 +329,28 @@ def test_live_frames_that_the_radio_does_not_take_spend_their_seq_and_stay_in_th
     ask(device, 3, "HII", low(device), 0, 3 * 19)
     ask(device, 4, "H", 10)
     assert [frame.first for _, frame in drain(device)] == [0, 19, 38]
+
+
+def test_a_ninth_session_takes_the_place_of_one_that_holds_nothing_new() -> None:
+    device = make()
+    numbers = []
+    for n in range(8):
+        numbers.append(device.running.number)
+        device.sample(motion(0 if n == 3 else 190, n))  # one that a reboot ends before its first sample
+        device.restart()
+    assert [session.number for session in device.sessions[:-1]] == numbers[:3] + numbers[4:]
+    assert sum(session.overwritten for session in device.sessions) == 0
+
+
+def test_a_session_that_is_given_up_unheard_is_counted_by_the_oldest_that_is_left() -> None:
+    device = make()
+    for n in range(9):
+        device.sample(motion(190, n))
+        device.restart()
+    entries = [session.entry() for session in device.sessions]
+    assert len(entries) == 8
+    assert [entry.overwritten for entry in entries] == [2 * 190, *[0] * 7]
+    assert device.held == 7 * 190
 
 
 def test_what_was_overwritten_while_a_request_ran_is_told_by_a_gap_frame_in_its_place() -> None:

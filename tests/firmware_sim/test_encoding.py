@@ -56,8 +56,16 @@ def test_the_gateway_reads_back_a_gap(seq, session, first, missing, last) -> Non
     assert decoder.decode(Kind.FRAME, frame) == [Lost(session, first, first + missing, "overwritten")]
 
 
+ENTRIES = st.tuples(U64, st.tuples(U32, U32, U32).map(sorted), U32).flatmap(
+    lambda drawn: st.permutations(drawn[1][:2]).map(
+        lambda below: SessionEntry(drawn[0], below[0], drawn[1][2], below[1], drawn[2])
+    )
+)
+"""Samples held and watermark end at the session's end at the latest."""
+
+
 @given(
-    entries=st.lists(st.builds(SessionEntry, U64, U32, U32, U32, U32), min_size=1, max_size=8),
+    entries=st.lists(ENTRIES, min_size=1, max_size=8, unique_by=lambda entry: entry.session & 0xFFFF),
     rates=st.lists(U32, max_size=4),
     serial=U64,
     battery=st.none() | st.integers(0, 100),

@@ -380,3 +380,24 @@ async def test_ctrl_c_leaves_the_truth_complete(tmp_path: Path) -> None:
     lines = truth.read_text().splitlines()
     assert len(lines) - 1 >= made
     assert all(len(line.split(",")) == 7 for line in lines)
+
+
+async def test_faults_of_the_radio_are_played_on_the_air() -> None:
+    twice, mtu, away = "duplicate=1, latency=0.05", "mtu=23", "drop@300"
+    wearables = [f"name={n}; faults={f}" for n, f in (("twice", twice), ("small", mtu), ("away", away))]
+    async with simulator(*wearables, speed=20) as running:
+        host = await Host.attach(running.radio)
+        gone = await host.connect(running.addresses["away"])
+        link = await host.connect(running.addresses["twice"])
+        await link.ask(1)
+        live = [await asyncio.wait_for(link.live.get(), WITHIN_S) for _ in range(6)]
+        assert live[0::2] == live[1::2]
+        assert len(set(live)) == 3
+        small = await host.connect(running.addresses["small"])
+        assert small.connection.att_mtu == 23
+        await small.ask(1)
+        await asyncio.wait_for(gone.lost, 2 * WITHIN_S)
+        assert small.live.empty()  # no frame is sent that would not fit
+        again = await host.connect(running.addresses["away"])
+        await again.ask(1)
+        host.kill()

@@ -8,7 +8,7 @@ from firmware_sim.scenario import ScenarioRejected, check_distinct, parse_wearab
 
 
 def test_the_two_ways_to_describe_a_wearable_agree(tmp_path: Path) -> None:
-    text = "name=left; schedule=nail_biting:30, sitting:20.5; seed=3; wearer=-1; ring=9000; duration_s=60; truth=t.csv"
+    text = "name=left; schedule=nail_biting:30, sitting:20.5; seed=3; wearer=4; ring=9000; duration_s=60; truth=t.csv"
     file = tmp_path / "two.toml"
     file.write_text(
         """
@@ -16,7 +16,7 @@ def test_the_two_ways_to_describe_a_wearable_agree(tmp_path: Path) -> None:
         name = "left"
         schedule = [["nail_biting", 30], ["sitting", 20.5]]
         seed = 3
-        wearer = -1
+        wearer = 4
         ring = 9000
         duration_s = 60
         truth = "t.csv"
@@ -44,6 +44,7 @@ REFUSED = [
     ("name=left; sede=1", "unknown key 'sede' (did you mean 'seed'?)"),
     ("name=left; seed", "'seed' is not key=value"),
     ("name=left; seed=x", "seed: input should be a valid integer, unable to parse string as an integer"),
+    ("name=left; wearer=-1", "wearer: input should be greater than or equal to 0"),
     ("seed=1", "name: field required"),
     ("name=" + "x" * 30, "more than 29 bytes do not fit the scan response"),
     ("name=left; ring=100", "ring: input should be greater than or equal to 800"),
@@ -54,6 +55,8 @@ REFUSED = [
     ("name=left; accelerometer=a.xlsx", "both files of the pair are needed"),
     ("name=left; recording=a.csv; schedule=sitting:9", "a recording is played, there is nothing to schedule"),
     ("name=left; recording=a.csv; accelerometer=b; gyroscope=c", "not both"),
+    ("name=left; profile=movesens", "no wearable profile 'movesens', expected one of reference, movesense, polar"),
+    ("name=left; profile=thingy52; ring=900", "ring: thingy52 keeps no samples"),
 ]
 
 

@@ -65,6 +65,25 @@ async def test_stop_makes_what_is_due_closes_the_frame_and_completes_the_truth(t
     assert sim.wearables[0].device.running.made == 51
 
 
+async def test_faults_of_firmware_and_sensor_come_when_they_are_due(tmp_path: Path) -> None:
+    faults = "reboot@10=lost, battery@3=4, saturate@12-13=acc, drift@0-5=1000"
+    sim, hand = simulation(f"name=left; truth={tmp_path / 't.csv'}; faults={faults}")
+    left = sim.wearables[0]
+    for hand.now_ns in range(0, 15 * 10**9, 10**8):
+        left.advance()
+    assert left.device.settings.battery_percent == 4
+    (running,) = left.device.sessions
+    assert running.made == 246  # 4.9 s since the reboot
+    first, second = left.status()["sessions"]  # type: ignore[misc]
+    assert first["made"] == 1 + int(9.905 * 50)
+    sim.close()
+    truth = np.loadtxt(tmp_path / "t.2.csv", delimiter=",", skiprows=1)
+    limit = np.abs(truth[:, 1]) > 70
+    assert 48 <= limit.sum() <= 52
+    assert np.diff(np.flatnonzero(limit)).max() == 1
+    assert second["made"] == len(truth)
+
+
 REFUSED = [
     ([], "expected a JSON object"),
     ({}, "unknown op None: expected one of status, out_of_range, stop, reboot"),

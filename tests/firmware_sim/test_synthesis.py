@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from firmware_sim.synthesis import ACTIVITIES, ScheduleRejected, synthesize
+from firmware_sim.synthesis import ACTIVITIES, REST, Person, ScheduleRejected, synthesize, with_rests
+from gateway.errors import InputRejected
+from gateway.motion.axes import parse_axes
 
 WEARERS = [1, 2, 3]
 
@@ -123,3 +125,111 @@ def test_an_unknown_activity_is_named_with_the_near_one():
 def test_a_length_that_is_none_is_refused(seconds):
     with pytest.raises(ScheduleRejected, match="expected a positive number of seconds"):
         synthesize([("sitting", seconds)], wearer=1, seed=1)
+
+
+# Wearers who differ
+
+
+def quiet(person: Person, activity: str = "nail_biting", seconds: float = 30) -> np.ndarray:
+    return synthesize([(activity, seconds)], wearer=3, seed=1, person=person).astype(np.float64)
+
+
+def test_a_person_of_whom_nothing_is_known_moves_as_the_number_alone_does():
+    assert (
+        synthesize([("smoking", 20)], wearer=3, seed=1).tobytes()
+        == quiet(Person(), "smoking", 20).astype(np.float32).tobytes()
+    )
+
+
+@pytest.mark.parametrize("activity", ACTIVITIES)
+def test_the_right_wrist_is_the_mirror_image_of_the_left_one(activity):
+    """By reflecting positions and orientations: with S = diag(1, -1, 1) an acceleration a becomes S a, and a rate of
+    turn w, for which R' = R [w]x holds, becomes that of S R S: [w'] = S [w]x S."""
+    left, right = quiet(Person(), activity), quiet(Person(wrist="right"), activity)
+    reflect = np.diag([1.0, -1.0, 1.0])
+    noise = left - right * [1, -1, 1, -1, 1, -1]  # the sensor's own, in its own frame
+    assert np.abs(noise[:, [0, 2, 4]]).max() < 1e-4
+    assert np.abs(noise).max() < 5
+    for row in range(0, len(left), 97):
+        x, y, z = left[row, 3:]
+        cross = reflect @ np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ reflect
+        turned = np.array([cross[2, 1], cross[0, 2], cross[1, 0]])
+        assert right[row, 3:] == pytest.approx(turned, abs=5)
+        assert right[row, :3] == pytest.approx(reflect @ left[row, :3], abs=1)
+
+
+@pytest.mark.parametrize("mounting", ["-x,-y,z", "y,-x,z", "x,-y,-z", "z,x,y"])
+def test_a_case_that_is_mounted_otherwise_feels_the_same_motion_in_its_own_axes(mounting):
+    plain, turned = quiet(Person(), "smoking"), quiet(Person(mounting=mounting), "smoking")
+    matrix = parse_axes(mounting).astype(np.float64)
+    assert (
+        np.abs(turned[:, :3] - plain[:, :3] @ matrix.T).mean() < 0.25
+    )  # noise and bias of the sensor stay in its axes
+    assert np.abs(turned[:, 3:] - plain[:, 3:] @ matrix.T).mean() < 1.5
+
+
+def peak_hz(motion: np.ndarray) -> float:
+    power = (
+        np.abs(np.fft.rfft((motion[:, 3:] - motion[:, 3:].mean(axis=0)) * np.hanning(len(motion))[:, None], axis=0))
+        ** 2
+    ).sum(axis=1)
+    hz = np.fft.rfftfreq(len(motion), 1 / 50)
+    return float(np.average(hz[hz < 8], weights=power[hz < 8]))
+
+
+def test_a_faster_person_is_faster_by_the_factor():
+    slow, fast = (peak_hz(quiet(Person(tempo=tempo), "ear_rubbing", 120)) for tempo in (0.8, 1.6))
+    assert fast / slow == pytest.approx(2, rel=0.25)
+
+
+def test_a_larger_amplitude_swings_wider_by_the_factor():
+    small, large = (quiet(Person(amplitude=amplitude), "ear_rubbing", 60)[:, 3:].std() for amplitude in (0.6, 1.2))
+    assert large / small == pytest.approx(2, rel=0.1)
+
+
+def test_the_other_hand_is_slower_and_moves_less():
+    own, other = (quiet(Person(wrist="left", hand=hand), "ear_rubbing", 120) for hand in ("left", "right"))
+    assert peak_hz(other) < peak_hz(own)
+    assert other[:, 3:].std() < own[:, 3:].std()
+
+
+def test_drawn_persons_differ_in_everything_and_are_the_same_for_the_same_number():
+    persons = [Person.drawn(number) for number in range(60)]
+    assert persons == [Person.drawn(number) for number in range(60)]
+    for trait in ("hand", "wrist", "mounting", "tempo", "amplitude"):
+        assert len({getattr(person, trait) for person in persons}) > 1, trait
+    assert 0 < sum(person.hand == "left" for person in persons) < 20
+
+
+@pytest.mark.parametrize("wearer", WEARERS)
+def test_a_hand_at_rest_is_stiller_than_any_activity(wearer):
+    turning = {name: synthesize([(name, 30)], wearer=wearer, seed=1)[:, 3:].std() for name in (*ACTIVITIES, REST)}
+    assert min(turning, key=turning.__getitem__) in (REST, "sitting")
+    still = synthesize([(REST, 30)], wearer=wearer, seed=1)
+    assert np.linalg.norm(still[:, :3], axis=1).mean() == pytest.approx(9.81, abs=0.25)
+
+
+def test_rests_stand_between_activities_and_last_as_long_as_asked_in_the_mean():
+    schedule = [("sitting", 5.0)] * 400
+    rested = with_rests(schedule, 3.0, seed=1)
+    assert rested == with_rests(schedule, 3.0, seed=1) != with_rests(schedule, 3.0, seed=2)
+    assert [entry for entry in rested if entry[0] != REST] == schedule
+    assert [name for name, _ in rested[1::2]] == [REST] * 399
+    assert np.mean([seconds for name, seconds in rested if name == REST]) == pytest.approx(3, rel=0.1)
+    assert with_rests(schedule, 0, seed=1) == schedule
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"tempo": 0}, "tempo 0: expected a factor above 0"),
+        ({"amplitude": 9}, "up to 5"),
+        ({"tempo": float("nan")}, "tempo nan"),
+        ({"mounting": "x,y"}, "expected three different axes"),
+        ({"mounting": "-x,y,z"}, "a mirror image"),
+    ],
+    ids=["no-tempo", "huge", "nan", "two-axes", "mirror"],
+)
+def test_a_person_that_cannot_be_is_refused(known, said):
+    with pytest.raises(InputRejected, match=said):
+        Person(**known)

@@ -1,5 +1,6 @@
 """A bundle for any channels, whose answers are known without it."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from converter.layers import Dense, GlobalPool
 from converter.lowering import lower
-from gateway.bundle import Bundle, Manifest, write_bundle
+from gateway.bundle import Bundle, Manifest, load_bundle, write_bundle
 from gateway.bundle.writing import member
 
 PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p99": 0.0, "dp_mean": 0.0}
@@ -16,19 +17,26 @@ PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p
 
 @pytest.fixture
 def bundle_of(tmp_path: Path) -> Callable[..., Bundle]:
-    """bundle_of(channels, units, window=200): one label a channel; the logits are the channels' means."""
+    """bundle_of(channels, units, ...): one label a channel; the logits are the channels' means. name: of its folder."""
 
-    def write(channels: Sequence[str], units: Sequence[str], window: int = 200) -> Bundle:
+    def write(
+        channels: Sequence[str],
+        units: Sequence[str],
+        window: int = 200,
+        hop: int | None = None,
+        rate_hz: float = 50.0,
+        name: str = "means",
+    ) -> Bundle:
         count = len(channels)
         layers = [GlobalPool("average"), Dense(np.eye(count), np.zeros(count), "softmax")]
         model = lower(layers, window=window, channels=count)
         files = {"float32.tflite": model, "model_card.md": b"# Means\n"}
         content = {
-            "model": {"name": "means", "architecture": ["Dense"], "keras_sha256": "0" * 64},
+            "model": {"name": name, "architecture": ["Dense"], "keras_sha256": "0" * 64},
             "labels": [f"most_{channel}" for channel in channels],
             "window": window,
-            "hop": window // 2,
-            "rate_hz": 50.0,
+            "hop": hop or window // 2,
+            "rate_hz": rate_hz,
             "channels": channels,
             "units": units,
             "preprocessing": {"mean": [0] * count, "scale": [1] * count, "source_sha256": "0" * 64},
@@ -39,6 +47,20 @@ def bundle_of(tmp_path: Path) -> Callable[..., Bundle]:
             "model_card": member("model_card.md", files["model_card.md"]).model_dump(),
             "provenance": {"converter_version": "0", "libraries": {}},
         }
-        return write_bundle(tmp_path / "means", Manifest.model_validate(content), files)
+        return write_bundle(tmp_path / name, Manifest.model_validate(content), files)
 
     return write
+
+
+@pytest.fixture
+def reworked() -> Callable[..., None]:
+    """reworked(folder, frame=None, ...): the bundle there, with these fields of its manifest changed."""
+
+    def rework(folder: Path, **changes: object) -> None:
+        bundle = load_bundle(folder)
+        files = {name: content for name, content in bundle.files().items() if name != "manifest.json"}
+        manifest = Manifest.model_validate(bundle.manifest.model_dump() | changes)
+        shutil.rmtree(folder)
+        write_bundle(folder, manifest, files)
+
+    return rework

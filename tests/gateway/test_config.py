@@ -123,8 +123,55 @@ def test_the_message_names_the_file_and_counts(written):
     assert caught.value.hint
 
 
+def test_an_address_that_no_wearable_has_is_refused(written):
+    (found,) = problems(written(SMALLEST.replace("c0:ff:ee:00:00:01", "00:00:00:00:00:00")))
+    assert found == "wearable[0].address: that is no wearable's address; its label or a scan tells it"
+
+
 def test_missing_tables_are_named(written):
     assert "bundle: found nothing, expected a table [bundle]" in problems(written(""))
+
+
+OWN = """
+[gateway]
+id = "home-1"
+[sync]
+host = "broker.example"
+[[wearable]]
+id = "left"
+address = "C0:FF:EE:00:00:01"
+bundle = "bundles/a"
+variant = "float32"
+[[wearable]]
+id = "right"
+address = "C0:FF:EE:00:00:02"
+"""
+
+
+def test_a_wearables_own_bundle_and_variant_count_before_the_common_one(written, tmp_path):
+    text = OWN + '[[wearable]]\nid = "third"\naddress = "C0:FF:EE:00:00:03"\nvariant = "int8"\n'
+    text += '[[wearable]]\nid = "fourth"\naddress = "C0:FF:EE:00:00:04"\nbundle = "bundles/b"\n'
+    config = load_config(written(text + '[bundle]\npath = "bundles/demo"\nvariant = "mixed"\n'))
+    common, own = tmp_path / "bundles/demo", tmp_path / "bundles"
+    assert [(b.path, b.variant) for b in map(config.bundle_of, config.wearables)] == [
+        (own / "a", "float32"),
+        (common, "mixed"),
+        (common, "int8"),
+        (own / "b", None),  # a variant of another bundle says nothing of this one
+    ]
+
+
+def test_the_common_bundle_may_be_absent_only_where_each_wearable_names_its_own(written, tmp_path):
+    own = [f"bundle: found nothing, expected a table [bundle], or a bundle of its own in wearable[{n}]" for n in (0, 1)]
+    assert problems(written(OWN)) == [own[1]]
+    assert problems(written(OWN.replace('bundle = "bundles/a"\n', "") + 'bundle = "b"\n')) == [own[0]]
+    config = load_config(written(OWN + 'bundle = "bundles/b"\n'))
+    assert config.bundle is None
+    assert [settings.path for settings in config.bundles()] == [tmp_path / "bundles/a", tmp_path / "bundles/b"]
+
+
+def test_a_bundle_that_two_wearables_name_is_one(written):
+    assert len(load_config(written(OWN + 'bundle = "bundles/a"\nvariant = "float32"\n')).bundles()) == 1
 
 
 def test_one_wearable_at_least_and_each_in_a_table_of_its_own(written):

@@ -1,4 +1,4 @@
-"""What the composition root itself decides: a full store, bundles that do not fit, snapshots of a later version."""
+"""What the composition root itself decides: a full store, which bundle answers, snapshots of a later version."""
 
 import asyncio
 import json
@@ -12,23 +12,36 @@ import struct
 import numpy as np
 import pytest
 
+from gateway import events
 from gateway.ble.errors import RadioRejected
-from gateway.ble.radio import Radio
-from gateway.bundle import load_bundle, write_bundle
+from gateway.ble.radio import Radio, Stranger
+from gateway.bundle import load_bundle
 from gateway.cli.demo import demo_bundle
 from gateway.clock import Clock, SimulatedTime
-from gateway.config import WearableSettings, load_config
-from gateway.daemon import FULL_ROOM_BYTES, Daemon, SnapshotTooNew, Wearable, run_daemon
+from gateway.config import BundleSettings, WearableSettings, load_config
+from gateway.daemon import (
+    FULL_ROOM_BYTES,
+    Daemon,
+    SnapshotTooNew,
+    Wearable,
+    load_bundles,
+    load_variant,
+    run_daemon,
+    unheard_lines,
+)
 from gateway.errors import InputRejected
-from gateway.inference import load_predictor
 from gateway.monitoring.drift import DriftSettings
+from gateway.monitoring.gravity import MountingVerdict
+from gateway.motion.axes import ROTATIONS, axes_text, parse_axes
+from gateway.motion.samples import CHANNELS
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Pipeline
 from gateway.profiles.conversation import Connected, Kind, Notified, Observe, ReadDone
-from gateway.profiles.reference import CONFIG, INFO, LIVE, ReferenceDecoder
+from gateway.profiles.reference import CONFIG, INFO, LIVE, ReferenceDecoder, ReferenceProfile
 from gateway.store import Store, Writer
 from gateway.store.errors import StoreFailed, StoreFull
 from gateway.store.rows import Derived, Parked
+from gateway.stream.outcome import Model
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, StreamSettings
 
@@ -40,9 +53,9 @@ CONFIG_PAYLOAD = struct.pack("<BBHIHHff", 1, 19, 0, 50_000, 8, 2000, 0.01, 0.05)
 ADDRESS = "C0:FF:EE:00:00:01"
 
 
-def frame(first):
+def frame(first, counts=(0,) * 6):
     head = struct.pack("<BBBBHHII", 0x10, 3, 19, 1, 0, SESSION, first, first * 655)
-    return head + np.zeros((19, 6), "<i2").tobytes()
+    return head + np.tile(np.array(counts, "<i2"), (19, 1)).tobytes()
 
 
 class FullWriter:
@@ -84,7 +97,8 @@ def wearable_with(writer):
         infer=None,
         snapshot_rows=1000,
     )
-    return Wearable(WearableSettings(id="left", address=ADDRESS), pipeline, writer, Clock())
+    model = Model("ab" * 32, "float32", ("sitting", "standing"), 200, 100, 50.0)
+    return Wearable(WearableSettings(id="left", address=ADDRESS), model, pipeline, writer, Clock())
 
 
 def talk(runner, *events):
@@ -138,6 +152,16 @@ async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_r
     frames = [payload for kind, payload in writer.rows if kind is Kind.FRAME]
     assert frames == [frame(0), frame(19)]
     running.cancel()
+
+
+def test_a_contradicted_mounting_is_told_with_the_one_that_fits():
+    wearable = wearable_with(FullWriter())
+    assert wearable.doubt() is None
+    turned = next(n for n, rotation in enumerate(ROTATIONS) if axes_text(rotation) == "-x,-y,z")
+    wearable.settings = wearable.settings.model_copy(update={"mounting": "y,-x,z"})
+    wearable.pipeline.stream._mounting = parse_axes("y,-x,z")
+    wearable.pipeline.stream._mounting_watch.verdict = MountingVerdict("contradicted", turned)
+    assert wearable.doubt() == "gravity contradicts its mounting y,-x,z; -y,x,z would fit better"
 
 
 @pytest.fixture
@@ -231,26 +255,81 @@ async def test_events_that_the_broker_has_refused_are_in_the_status_file_and_deg
     assert "broker refuses 1 events: Not authorized" in told["health"]["reasons"]
 
 
-async def test_a_model_of_another_rate_than_the_wearables_is_refused(config, tmp_path):
-    shipped = load_bundle(config.bundle.path)
-    manifest = shipped.manifest.model_copy(update={"rate_hz": 25.0})
-    files = {m.file: (shipped.path / m.file).read_bytes() for m in manifest.members().values()}
-    write_bundle(tmp_path / "slow", manifest, files)
-    slow = config.model_copy(update={"bundle": config.bundle.model_copy(update={"path": tmp_path / "slow"})})
-    with pytest.raises(InputRejected, match="left: 50 samples a second, its model takes 25"):
-        await run_daemon(slow, clock=Clock())
-
-
-async def test_a_model_gets_its_own_channels_of_the_stream_s_six(config, bundle_of):
+def test_a_model_gets_its_own_channels_of_the_stream_s_six(bundle_of):
     """Softmax of the means of Gz and Ax, in this order; the windows stay six channels wide."""
-    bundle = bundle_of(["Gz", "Ax"], ["deg/s", "m/s^2"])
     windows = np.random.default_rng(1).normal([1, 9, 9, -9, -9, 2], 1, (5, 200, 6)).astype(np.float32)
     powers = np.exp(windows[:, :, [5, 0]].mean(axis=1))
-    with Store.open(config.store, destinations=[config.sync.destination]) as store:
-        daemon = Daemon(config, Clock(), bundle, load_predictor(bundle), store)
-        answers = await daemon._infer(windows)
-        await daemon.writer.close()
+    answers = load_variant(bundle_of(["Gz", "Ax"], ["deg/s", "m/s^2"]), "float32").answer(windows)
     np.testing.assert_allclose(answers, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def with_bundles(config, common, *own):
+    """One wearable for each of `own`, which name bundles or None; a common one for the others, or None."""
+    first = config.wearables[0]
+    wearables = tuple(
+        first.model_copy(update={"id": f"w{n}", "address": f"C0:FF:EE:00:00:0{n}", "bundle": path, "mounting": "x,y,z"})
+        for n, path in enumerate(own)
+    )
+    bundle = BundleSettings(path=common) if common else None
+    return config.model_copy(update={"bundle": bundle, "wearables": wearables})
+
+
+async def test_wearables_with_bundles_of_their_own_get_each_its_own_windows_and_answers(config, bundle_of):
+    """Channels, window, hop and rate differ; the motion is constant, so each model's answer is known."""
+    at_50 = bundle_of(["Ax", "Gz"], ["m/s^2", "deg/s"], window=200, hop=100, name="at50")
+    at_25 = bundle_of(["Gx", "Az", "Ay"], ["deg/s", "m/s^2", "m/s^2"], window=80, hop=40, rate_hz=25.0, name="at25")
+    config = with_bundles(config, at_50.path, None, at_25.path)
+    counts = np.array([30, 20, 90, 10, 0, 8])
+    means = dict(zip(CHANNELS, counts * ([0.01] * 3 + [0.05] * 3), strict=True))
+    with Store.open(config.store, destinations=[config.sync.destination]) as store:
+        daemon = Daemon(config, Clock(), load_bundles(config), store)
+        try:
+            for wearable in daemon.wearables:
+                pipeline = wearable.pipeline
+                for kind, payload in ((Kind.INFO, INFO_PAYLOAD), (Kind.CONFIG, CONFIG_PAYLOAD)):
+                    pipeline.observe(kind, payload, Clock().now())
+                for first in range(0, 2000, 19):
+                    pipeline.observe(Kind.FRAME, frame(first, counts), Clock().now())
+                await pipeline.drain()
+            await daemon.writer.flush()
+            logged = [events.decode(event.payload) for event in store.events().after(0, 1000)]
+            told = [wearable.status()["bundle"] for wearable in daemon.wearables]
+        finally:
+            await daemon.writer.close()
+    assert told == [{"digest": bundle.digest, "variant": "float32"} for bundle in (at_50, at_25)]
+    for wearable, bundle, due in (("w0", at_50, 19), ("w1", at_25, 23)):
+        mine = [event for event in logged if event.source == events.wearable_source(wearable)]
+        manifest = bundle.manifest
+        predictions = [event for event in mine if isinstance(event, events.Prediction)]
+        numbers = [event.data.windows[0].number for event in predictions]
+        assert numbers == list(range(len(numbers)))
+        assert due <= len(numbers) <= due + 1  # the filter's reach holds the last one back
+        powers = np.exp([means[channel] for channel in manifest.channels])
+        for event in predictions:
+            data, record = event.data, event.data.windows[0]
+            assert (data.bundle, data.window, data.hop) == (bundle.digest, manifest.window, manifest.hop)
+            assert data.rate_hz == manifest.rate_hz
+            assert record.start_s == record.number * manifest.hop / manifest.rate_hz
+            assert list(record.probabilities) == list(manifest.labels)
+            np.testing.assert_allclose(list(record.probabilities.values()), powers / powers.sum(), atol=1e-4)
+        (state,) = (event for event in mine if isinstance(event, events.State))
+        assert (state.data.bundle, state.data.variant) == (bundle.digest, "float32")
+
+
+def test_a_bundle_that_several_wearables_use_is_loaded_and_tested_once(config, monkeypatch):
+    tested = []
+    monkeypatch.setattr("gateway.daemon.self_test", lambda predictor, bundle, name: tested.append(name))
+    demo = config.bundle.path
+    config = with_bundles(config, None, demo, demo, demo, demo)
+    (w0, w1, w2, w3) = config.wearables
+    w1 = w1.model_copy(update={"variant": "float32"})  # the default, by name
+    w2 = w2.model_copy(update={"variant": "dynamic"})
+    config = config.model_copy(update={"wearables": (w0, w1, w2, w3)})
+    loaded = load_bundles(config)
+    assert tested == ["float32", "dynamic"]
+    of = [loaded[config.bundle_of(wearable)] for wearable in config.wearables]
+    assert of[0] is of[1] is of[3]
+    assert of[2].model.variant == "dynamic"
 
 
 async def test_a_model_that_no_wearable_can_feed_is_refused_by_name(config, bundle_of):
@@ -263,3 +342,24 @@ async def test_a_model_that_no_wearable_can_feed_is_refused_by_name(config, bund
         with pytest.raises(InputRejected, match=re.escape(words)):
             await run_daemon(wrong, clock=Clock())
         shutil.rmtree(path)
+
+
+class NearBy(Radio):
+    def __init__(self, *found):
+        self._strangers = {one.address: one for one in found}
+
+
+def test_a_wearable_that_is_not_heard_is_told_with_those_that_it_may_be():
+    unheard = WearableSettings(id="left", address=ADDRESS)
+    radio = NearBy(
+        Stranger("C0:FF:EE:00:00:10", "wearable 0010", frozenset([ReferenceProfile.service_uuid])),
+        Stranger("C0:FF:EE:00:00:11", None, frozenset([ReferenceProfile.service_uuid])),
+        Stranger("AA:BB:CC:00:00:12", "somebody's watch", frozenset(["0000180d-0000-1000-8000-00805f9b34fb"])),
+    )
+    told = (
+        "left (C0:FF:EE:00:00:01): not heard for 60 s; is it switched on, near, connected to nothing else, and the "
+        "address right?"
+    )
+    assert unheard_lines([unheard], NearBy()) == [told]
+    near = "C0:FF:EE:00:00:10 (wearable 0010), C0:FF:EE:00:00:11"
+    assert unheard_lines([unheard], radio) == [f"{told} Of its profile there is {near}."]

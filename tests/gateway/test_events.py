@@ -1,5 +1,6 @@
 """The public contract: what is documented is what is published, and what is published can be read back."""
 
+import ast
 import base64
 import json
 import re
@@ -33,6 +34,25 @@ def test_an_example_of_the_docs_satisfies_its_published_schema(example: dict[str
     kind = example["type"].split(".")[1]
     schema = json.loads((DOCS / "schemas" / f"{kind}.v1.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(example)
+
+
+def reasons_of_loss() -> set[str]:
+    """The texts in whatever is told as lost: Lost(...) of the profiles, _lose(...) of the stream."""
+    calls = [
+        node
+        for room in ("profiles", "stream")
+        for file in (DOCS.parent / "gateway" / room).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and re.search(r"\b_?(Lost|lose)$", ast.unparse(node.func))
+    ]
+    given = [part for call in calls for argument in call.args for part in ast.walk(argument)]
+    return {part.value for part in given if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def test_the_docs_say_what_each_reason_of_a_loss_means() -> None:
+    page = (DOCS / "events.md").read_text()
+    table = page[page.index("`samples_lost_by` has a key") : page.index("Of the gateway. `start`")]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == reasons_of_loss()
 
 
 def test_the_docs_have_an_example_of_each_kind_and_of_both_states() -> None:

@@ -250,3 +250,26 @@ def test_the_wearable_is_told_to_erase_only_what_is_durable_and_unbroken():
         assert told == [Durable(SESSION, 57)]
 
     asyncio.run(scenario())
+
+
+def test_a_row_that_an_error_of_this_program_makes_underivable_costs_itself_live_and_at_each_start(caplog):
+    submissions = Submissions()
+    pipeline = opened(submissions, 10**6)
+    advance = pipeline.stream.advance
+
+    def faulty(row):
+        if row.payload == frame(19, 19):
+            raise ZeroDivisionError("an error that nobody foresaw")
+        return advance(row)
+
+    pipeline.stream.advance = faulty
+    for number, payload in enumerate([info(0, 0), CONFIG, *(frame(19 * k, 19) for k in range(8))]):
+        kind = (Kind.INFO, Kind.CONFIG)[number] if number < 2 else Kind.FRAME
+        pipeline.observe(kind, payload, Instant("boot", number, 0, False))
+    assert pipeline.shown.faults == {"underivable": 1}
+    assert "left: nothing can be derived from journal row 4; it is left out" in caplog.text
+    assert pipeline.stream.counters.samples == 7 * 19
+    again = opened([], 10**6)
+    again.stream.advance = faulty
+    again.replay([item for item in submissions if isinstance(item, JournalRow)])
+    assert again.shown.faults == {"underivable": 1}

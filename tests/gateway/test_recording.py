@@ -114,17 +114,68 @@ def test_overlapping_bursts_are_put_in_order_and_counted(csv_file):
     assert recording.repeated == 1
 
 
-@pytest.mark.parametrize("names", [["a.xlsx"], ["a.csv", "b.csv"], ["a.txt"], ["a.xlsx", "b.csv"], ["noending"]])
+@pytest.mark.parametrize("names", [["a.xlsx"], ["a.csv", "b.parquet"], ["a.txt"], ["a.xlsx", "b.csv"], ["noending"]])
 def test_what_is_no_recording_is_refused_by_its_name(tmp_path, names):
     with pytest.raises(RecordingRejected, match="not a recording that can be read") as refused:
         read_recording([tmp_path / name for name in names])
-    assert "two .xlsx files" in refused.value.hint
+    assert "two .xlsx, .csv or .parquet files" in refused.value.hint
 
 
-@pytest.mark.parametrize("names", [["a.csv"], ["a.parquet"], ["a.xlsx", "b.xlsx"]])
+@pytest.mark.parametrize("names", [["a.csv"], ["a.parquet"], ["a.xlsx", "b.xlsx"], ["a.csv", "b.csv"]])
 def test_a_missing_file_is_named(tmp_path, names):
     with pytest.raises(InputRejected, match=rf"{names[0]}: No such file"):
         read_recording([tmp_path / name for name in names])
+
+
+# Some channels only
+
+ACC, GYRO = ("Ax", "Ay", "Az"), ("Gx", "Gy", "Gz")
+
+
+def some_columns(folder: Path, form: str, names: tuple[str, ...]) -> Path:
+    """Ten rows of timestamp_s and these columns: the row's number times the column's place from 1 on."""
+    path, rows = folder / f"some.{form}", np.arange(10.0)
+    columns = {"timestamp_s": rows / 50} | {name: rows * place for place, name in enumerate(names, 1)}
+    if form == "parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        lines = [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+        path.write_text("\n".join([",".join(columns), *lines]))
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("there", "needed", "places"),
+    [(ACC, ("Az", "Ax"), [0, 1, 2]), (GYRO, GYRO, [3, 4, 5]), ((*ACC, "Gx"), ACC, [0, 1, 2])],
+    ids=["accelerometer", "gyroscope", "a gyroscope of one axis"],
+)
+def test_a_sensor_that_nobody_needs_may_be_missing(tmp_path, form, there, needed, places):
+    path = some_columns(tmp_path, form, there)
+    recording = read_recording([path], needed=needed)
+    assert recording.channels == there[:3]
+    grid = recording.on_grid(50.0).values
+    assert grid.shape == (10, 6)
+    assert grid[:, places].tolist() == [[k, 2 * k, 3 * k] for k in range(10)]
+    with pytest.raises(RecordingRejected, match="no column"):
+        read_recording([path])
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("there", "needed", "named"),
+    [(ACC, ("Ax", "Gy"), "Gx, Gy, Gz"), (("Ax", "Az"), ACC, "Ay"), (GYRO, ("Az",), "Ax, Ay, Az")],
+    ids=["one of the other sensor", "one of its own", "none that is there"],
+)
+def test_a_needed_channel_that_is_missing_is_named(tmp_path, form, there, needed, named):
+    with pytest.raises(RecordingRejected, match=rf"some\.{form}: no column {named}$") as refused:
+        read_recording([some_columns(tmp_path, form, there)], needed=needed)
+    assert "timestamp_s, " + ", ".join(there) in refused.value.hint
+
+
+def test_a_bad_value_is_named_where_a_sensor_is_missing_too(csv_file):
+    with pytest.raises(RecordingRejected, match="row 3: Gy is 'still', expected a finite number"):
+        read_recording(csv_file("timestamp_s,Gx,Gy,Gz\n0,1,2,3\n0.02,1,still,3\n"), needed=GYRO)
 
 
 # Parquet
@@ -277,6 +328,43 @@ def excel_bytes() -> bytes:
 def parquet_bytes() -> bytes:
     pq.write_table(pa.table({name: [float(i), i + 1.0] for i, name in enumerate(COLUMNS)}), buffer := io.BytesIO())
     return buffer.getvalue()
+
+
+SENSORS_APART = {
+    "gyro": "timestamp_s,Gx,Gy,Gz\n0.005,1,2,3\n0.025,4,5,6\n",
+    "acc": "timestamp_s,Ax,Ay,Az\n0,0,0,9.8\n0.02,0,0,9.9\n0.04,0,0,9.7\n",
+    "both": csv_text(),
+    "none": "timestamp_s,heart\n0,60\n",
+}
+
+
+def apart(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / f"{name}.csv" for name in names]
+    for path, name in zip(paths, names, strict=True):
+        path.write_text(SENSORS_APART[name])
+    return paths
+
+
+@pytest.mark.parametrize("names", [("acc", "gyro"), ("gyro", "acc")])
+def test_two_files_hold_a_sensor_each_with_times_of_its_own(tmp_path, names):
+    recording = read_recording(apart(tmp_path, *names))
+    assert recording.acc.timestamps_s.tolist() == [0, 0.02, 0.04]
+    assert recording.acc.values[:, 2].tolist() == [9.8, 9.9, 9.7]
+    assert recording.gyro.timestamps_s.tolist() == [0.005, 0.025]
+    assert recording.gyro.values.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("acc", "none"), "they hold Ax, Ay, Az and no sensor"),
+        (("both", "gyro"), "they hold Ax, Ay, Az, Gx, Gy, Gz and Gx, Gy, Gz"),
+    ],
+)
+def test_two_files_that_are_no_pair_are_refused_in_words(tmp_path, names, said):
+    with pytest.raises(RecordingRejected, match=said) as refused:
+        read_recording(apart(tmp_path, *names))
+    assert "one holds Ax, Ay, Az and the other Gx, Gy, Gz" in refused.value.hint
 
 
 WHOLE = {"xlsx": excel_bytes(), "csv": csv_text().encode(), "parquet": parquet_bytes()}

@@ -9,7 +9,7 @@ import bumble.transport
 import pytest
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
-from bleak.backends.scanner import BaseBleakScanner
+from bleak.backends.scanner import AdvertisementData, BaseBleakScanner
 from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailableReason, BleakError
 
 from firmware_sim.endpoint import Endpoint
@@ -18,7 +18,7 @@ from gateway.ble import TRANSPORTS, check_transport, open_radio
 from gateway.ble import radio as radio_module
 from gateway.ble.adapter import Heard, Lost
 from gateway.ble.errors import RadioAway, RadioRejected
-from gateway.ble.radio import Radio
+from gateway.ble.radio import STRANGERS_MAX, Radio, Stranger
 from tests.gateway.ble.conftest import Air, Host, Peripheral, within
 
 
@@ -75,6 +75,29 @@ async def test_the_scan_stops_when_nobody_listens_and_starts_again_when_somebody
     assert gateway.radio.status == "ready"
     peripheral.lose_link()
     await gateway.until(lambda: gateway.wearables[0].runner.counters.connects == 2)
+
+
+async def test_who_else_advertises_a_service_is_remembered_while_somebody_is_listened_for() -> None:
+    radio = Radio(Stack())
+    radio.register("C0:00:00:00:00:01", lambda _device, _rssi_dbm: None)
+    radio.listen("C0:00:00:00:00:01", True)
+    battery, heart = "0000180f-0000-1000-8000-00805f9b34fb", "0000180d-0000-1000-8000-00805f9b34fb"
+    for number, uuids in [(1, [heart]), (2, [heart.upper(), battery]), (3, [battery]), (4, [heart]), (2, [heart])]:
+        radio._advertised(*advertisement(number, uuids))
+    assert radio.strangers([heart]) == [
+        Stranger("C0:00:00:00:00:04", "no 4", frozenset([heart])),
+        Stranger("C0:00:00:00:00:02", "no 2", frozenset([heart])),
+    ]
+    for number in range(5, 5 + STRANGERS_MAX):
+        radio._advertised(*advertisement(number, [battery]))
+    assert radio.strangers([heart]) == []
+    assert len(radio.strangers([heart, battery])) == STRANGERS_MAX
+
+
+def advertisement(number: int, uuids: list[str]) -> tuple[BLEDevice, AdvertisementData]:
+    name = f"no {number}"
+    device = BLEDevice(f"c0:00:00:00:00:{number:02x}", name, None)
+    return device, AdvertisementData(name, {}, {}, uuids, None, -50, ())
 
 
 class Statuses:

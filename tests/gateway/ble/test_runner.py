@@ -41,6 +41,7 @@ from tests.gateway.ble.conftest import (
     LONG_VALUE,
     NOTIFYING,
     PATIENCE_S,
+    SERVICE,
     WRITABLE,
     Air,
     Host,
@@ -50,6 +51,9 @@ from tests.gateway.ble.conftest import (
 )
 
 Hosts = Callable[..., Host]
+
+HEARD = Connected(-50)
+"""The virtual radio has no distances."""
 
 
 def samples(wearable: Wearable) -> set[int]:
@@ -153,7 +157,7 @@ async def test_operations_run_one_after_the_other_in_the_order_of_the_commands(a
     gateway.wearable(peripheral.address, script)
     gateway.start()
     await gateway.until(lambda: sum(isinstance(e, ReadDone) for e in script.told) == 1)
-    assert script.told[:3] == [Connected(), WriteDone(WRITABLE), script.told[2]]
+    assert script.told[:3] == [HEARD, WriteDone(WRITABLE), script.told[2]]
     assert peripheral.subscribed.is_set()
     read = script.told[2]
     assert isinstance(read, ReadDone)
@@ -217,7 +221,7 @@ async def test_a_fatal_fault_drops_the_link_and_starts_afresh(air: Air, host: Ho
     wearable = gateway.wearable(peripheral.address, script)
     gateway.start()
     await gateway.until(lambda: len(wearable.faults) == 2)
-    assert script.told == [Connected(), Disconnected(), Connected()]
+    assert script.told == [HEARD, Disconnected(), HEARD]
     assert wearable.faults == [("rate", "the wearable samples at 25 Hz"), ("odd", "counted, no more")]
     assert wearable.runner.counters.faults == {"rate": 1, "odd": 1}
     assert wearable.runner.state == "configuring"
@@ -236,9 +240,50 @@ async def test_nothing_that_was_on_its_way_reaches_the_conversation_after_it_end
     gateway.start()
     await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
     await asyncio.gather(*(peripheral.notify(bytes([n])) for n in range(20)))
-    await gateway.until(lambda: script.told.count(Connected()) == 2)
-    told = script.told[: script.told.index(Connected(), 1)]
-    assert told == [Connected(), WriteDone(WRITABLE), Notified(NOTIFYING, b"\0"), Disconnected()]
+    await gateway.until(lambda: script.told.count(HEARD) == 2)
+    told = script.told[: script.told.index(HEARD, 1)]
+    assert told == [HEARD, WriteDone(WRITABLE), Notified(NOTIFYING, b"\0"), Disconnected()]
+
+
+ABSENT = "6b1f0099-9d1c-4d3e-8c53-2a3a6f9f0e10"
+
+
+async def test_what_is_optional_and_not_there_or_refused_is_passed_over(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    optional = [Read(ABSENT, optional=True), Subscribe(ABSENT, optional=True), Subscribe(WRITABLE, optional=True)]
+    script = Script(Connected=[*optional, Read(LONG, optional=True), Write(WRITABLE, b"ready")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    assert [type(event) for event in script.told] == [Connected, ReadDone, WriteDone]
+    assert wearable.faults == []
+
+
+@pytest.mark.parametrize("operation", [Read(ABSENT), Subscribe(ABSENT)])
+async def test_what_is_needed_and_not_there_ends_the_link(air: Air, host: Hosts, operation: Command) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, Script(Connected=[operation]))
+    gateway.start()
+    await gateway.until(lambda: len(wearable.faults) > 0)
+    assert wearable.faults[0][0] == "gatt_failed"
+    assert ABSENT in wearable.faults[0][1]
+
+
+async def test_an_optional_notification_is_told_but_does_not_show_that_the_stream_lives(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING, optional=True), Subscribe(INDICATING), Write(WRITABLE, b"ready")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    await peripheral.notify(b"87 %")
+    await gateway.until(lambda: Notified(NOTIFYING, b"87 %") in script.told)
+    assert wearable.runner.state == "configuring"
+    await peripheral.indicate(b"a frame")
+    await gateway.until(lambda: Notified(INDICATING, b"a frame") in script.told)
+    assert wearable.runner.state == "streaming"
 
 
 async def test_an_error_in_one_conversation_is_reported_and_leaves_the_other_wearables_alone(
@@ -269,7 +314,7 @@ async def test_what_is_delivered_while_an_event_is_handled_waits_its_turn(air: A
 
     def connected(_event: Event, _now_ns: int) -> list[Command]:
         wearable.runner.deliver(Durable(7, 19))
-        assert script.told == [Room(1000), Connected()]
+        assert script.told == [Room(1000), HEARD]
         return []
 
     script.answers["Connected"] = connected
@@ -277,7 +322,7 @@ async def test_what_is_delivered_while_an_event_is_handled_waits_its_turn(air: A
     gateway.start()
     wearable.runner.deliver(Room(1000))
     await gateway.until(lambda: Durable(7, 19) in script.told)
-    assert script.told == [Room(1000), Connected(), Durable(7, 19)]
+    assert script.told == [Room(1000), HEARD, Durable(7, 19)]
 
 
 async def test_a_tick_comes_when_the_conversations_time_says_so(air: Air, host: Hosts) -> None:
@@ -294,7 +339,7 @@ async def test_a_tick_comes_when_the_conversations_time_says_so(air: Air, host: 
     gateway.start()
     started_s = time.monotonic()
     await gateway.until(lambda: Tick() in script.told)
-    assert script.told == [Connected(), Tick()]
+    assert script.told == [HEARD, Tick()]
     assert script.times_ns[-1] >= asked[0]
     assert time.monotonic() - started_s < 10.0  # 40 s of the simulation are 0.2 s
 
@@ -333,6 +378,21 @@ async def test_a_device_without_the_profiles_characteristics_is_named_and_left_a
     assert set(wearable.faults) == {("gatt_failed", f"subscribe of {uuid}: Characteristic {uuid} was not found!")}
 
 
+async def test_a_wearable_that_speaks_another_profile_is_named_before_anything_is_asked_of_it(
+    air: Air, host: Hosts
+) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    script = Script(Connected=[Subscribe(NOTIFYING)])
+    services = ["34802252-7185-4d5d-b431-630e7050e8f0", SERVICE]
+    wearable = gateway.wearable(peripheral.address, script, services=services)
+    right = gateway.wearable((await air.peripheral(2)).address, Script(), services=services[::-1])
+    gateway.start()
+    await gateway.until(lambda: len(wearable.faults) == 2 and right.runner.state == "configuring")
+    assert set(wearable.faults) == {("other_profile", f"it has no service {services[0]}")}
+    assert script.told == []
+
+
 async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog: pytest.LogCaptureFixture) -> None:
     listed, stranger = await air.peripheral(1), await air.peripheral(2)
     gateway = host(air.transport)
@@ -340,6 +400,7 @@ async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog
     gateway.start()
     await gateway.until(lambda: gateway.wearables[0].runner.state == "configuring")
     assert (listed.connected, stranger.connected) == (1, 0)
+    assert {one.address for one in gateway.radio.strangers([SERVICE])} <= {stranger.address}
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

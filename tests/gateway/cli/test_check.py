@@ -60,6 +60,28 @@ def test_an_unknown_mounting_is_pointed_out(place, capsys):
     assert "mounting unknown: its predictions will be uncertain" in out
 
 
+@pytest.mark.parametrize(
+    ("worn", "said"),
+    [
+        ('wrist = "right"', "right wrist, mounting x,y,z, the model learnt on the left wrist: its predictions will be"),
+        ("", "wrist not given, mounting x,y,z, the model learnt on the left wrist, so say which it is"),
+        ('wrist = "left"', "left wrist, mounting x,y,z\n"),
+    ],
+    ids=["the other", "unknown", "the same"],
+)
+def test_the_wrist_is_held_against_the_models(place, reworked, capsys, worn, said):
+    reworked(place.folder / "bundle", wrist="left")
+    code, out, _ = check(capsys, place(wearable=f'mounting = "x,y,z"\n{worn}\n'))
+    assert code == 0
+    assert said in out
+
+
+def test_a_model_without_axes_is_pointed_out(place, reworked, capsys):
+    reworked(place.folder / "bundle", frame=None)
+    _, out, _ = check(capsys, place())
+    assert "axes unknown: no mounting can be found for it" in out
+
+
 def test_a_model_that_no_wearable_can_feed_is_refused(place, bundle_of, capsys):
     bundle_of(["Ax", "Mx"], ["m/s^2", "uT"]).path.rename(place.folder / "other")
     shutil.rmtree(place.folder / "bundle")
@@ -69,12 +91,47 @@ def test_a_model_that_no_wearable_can_feed_is_refused(place, bundle_of, capsys):
     assert "the model takes Mx, which no wearable gives" in err
 
 
+def test_each_bundle_is_told_and_which_wearable_it_answers_for(place, bundle_of, capsys):
+    small = bundle_of(["Ax", "Ay"], ["m/s^2", "m/s^2"], window=50, name="small")
+    second = '[[wearable]]\nid = "right"\naddress = "C0:FF:EE:00:00:02"\n'
+    code, out, _ = check(capsys, place(wearable=f'bundle = "{small.path}"\n{second}'))
+    assert code == 0
+    lines = [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("bundle ")]
+    assert [line.split(",")[0] for line in lines] == ["small", "fidget-demo"]
+    assert "windows of 1 s every 0.5 s" in lines[0]
+    assert out.count("\nself-test ") == 2
+    left, right = (line for line in out.splitlines() if line.startswith("wearable "))
+    assert f"bundle small, digest {small.digest[:12]}, variant float32" in left
+    assert "bundle fidget-demo" in right
+
+
+def test_every_bundle_that_cannot_be_used_is_told(place, bundle_of, capsys):
+    strange = bundle_of(["Ax", "Mx"], ["m/s^2", "uT"], name="strange")
+    second = '[[wearable]]\nid = "right"\naddress = "C0:FF:EE:00:00:02"\nbundle = "missing"\n'
+    code, _, err = check(capsys, place(wearable=f'bundle = "{strange.path}"\n{second}'))
+    assert code == 2
+    assert "2 errors" in err
+    assert "the model takes Mx" in err
+    assert f"{place.folder}/missing" in err
+
+
 def test_a_file_with_errors_is_refused_with_all_of_them(place, capsys):
     code, out, err = check(capsys, place(sync='host = "h"\nprot = 1', wearable='wrist = "foot"\n'))
     assert (code, out) == (2, "")
     assert "2 errors" in err
     assert "sync.prot: unknown key (did you mean port?)" in err
     assert "wearable[0].wrist: found 'foot', expected 'left' or 'right'" in err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_wearable_that_is_too_slow_is_refused_before_it_is_connected(place, capsys, command):
+    file = place(wearable='profile = "arduino-nano33-ble-sense"\n')
+    assert main([command, "--config", str(file)]) == 2
+    said = "wearable[0].profile: the Arduino sends 10 samples a second, which is too slow for the model: it needs 50."
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.out == ""
+    assert not (place.folder / "state").exists()
 
 
 def test_what_the_configuration_names_is_checked_all_at_once(place, capsys):

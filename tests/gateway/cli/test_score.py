@@ -15,7 +15,7 @@ import pytest
 from firmware_sim.synthesis import synthesize
 from gateway.bundle import load_bundle
 from gateway.cli import main
-from gateway.cli.score import write_whole
+from gateway.cli.output import write_whole
 from gateway.inference import load_predictor
 from gateway.motion.samples import CHANNELS
 
@@ -309,7 +309,7 @@ def test_an_output_that_fails_half_way_leaves_what_was_there(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Exception, match="No space left on device"):
-        write_whole(out, b"after")
+        write_whole(out, b"after", named="--out")
     assert out.read_text() == "before"
     assert os.listdir(tmp_path) == ["out.csv"]
 

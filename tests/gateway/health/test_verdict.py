@@ -37,6 +37,11 @@ def test_a_store_that_cannot_write_fails_and_comes_first():
     assert verdict.reasons == ("store: disk full", "broker: away", "left: out of reach")
 
 
+def test_a_doubt_about_a_wearable_degrades_and_is_named():
+    verdict = judge(Facts(wearables={"left": STREAMING}, doubts={"left": "gravity contradicts its mounting x,y,z"}))
+    assert str(verdict) == "degraded: 1 of 1 wearables streaming; left: gravity contradicts its mounting x,y,z"
+
+
 def test_without_a_radio_nothing_collects():
     assert judge(Facts(radio_fault="adapter hci0 is missing")).level is Level.FAILED
 
@@ -48,6 +53,7 @@ FACTS = st.builds(
     store_fault=FAULTS,
     broker_connected=st.booleans(),
     events_refused=st.integers(0, 2),
+    doubts=st.dictionaries(st.sampled_from("lr"), st.just("a doubt")),
     wearables=st.dictionaries(st.sampled_from("lr"), st.sampled_from([STREAMING, AWAY])),
 )
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.motion.axes import AxesRejected, axes_from_directions, axes_text, parse_axes, rotate
+from gateway.motion.axes import ROTATIONS, AxesRejected, axes_from_directions, axes_text, parse_axes, rotate
 
 EVERY = [
     ",".join(sign + name for sign, name in zip(signs, names, strict=True))
@@ -31,6 +31,11 @@ def test_of_the_48_signed_permutations_the_24_rotations_of_a_cube_are_taken():
         axis = {name: np.eye(3)[i] for i, name in enumerate("xyz")}
         x, y, z = (axis[word[-1]] * (-1 if word[0] == "-" else 1) for word in text.split(","))
         assert (text in PROPER) == np.allclose(np.cross(x, y), z)
+
+
+def test_the_rotations_are_those_24_and_begin_with_none():
+    assert sorted(map(axes_text, ROTATIONS)) == sorted(PROPER)
+    assert axes_text(ROTATIONS[0]) == "x,y,z"
 
 
 def test_the_text_names_the_source_axis_behind_each_target_axis():

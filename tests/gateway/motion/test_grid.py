@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 
 from gateway.motion.grid import RecordingRejected, SensorSeries, in_order, on_grid
+from gateway.motion.joining import SensorJoin
+from gateway.motion.samples import Sensor
 
 RATE_HZ = 50.0
 
@@ -39,13 +41,14 @@ def test_a_recording_that_is_on_the_grid_keeps_its_values_to_the_bit(start_s, wr
 
 @settings(max_examples=50)
 @given(
-    st.lists(st.floats(0.03, 0.15), min_size=5, max_size=60),
-    st.floats(-0.1, 0.1),
+    st.lists(st.floats(0.5, 2.0), min_size=8, max_size=60),
+    st.floats(-0.05, 0.05),
     st.sampled_from([25.0, 50.0, 104.0]),
     st.integers(0, 99),
 )
-def test_rows_are_interpolated_and_the_gyroscope_is_held_at_its_ends(steps, gyro_shift_s, rate_hz, seed):
-    acc = series(100 + np.cumsum(steps), seed=seed)
+def test_at_the_grid_s_own_rate_rows_are_interpolated_and_the_gyroscope_is_held(steps, gyro_shift_s, rate_hz, seed):
+    """Whatever the bursts in which the sensor wrote; their mean spacing is the grid's."""
+    acc = series(100 + np.cumsum(steps) * (len(steps) - 1) / (sum(steps[1:]) * rate_hz), seed=seed)
     gyro = series(acc.timestamps_s + gyro_shift_s, seed=seed + 1)
     grid = on_grid(acc, gyro, rate_hz)
     at = acc.timestamps_s[0] + np.arange(len(grid.values)) / rate_hz
@@ -59,9 +62,42 @@ def test_rows_are_interpolated_and_the_gyroscope_is_held_at_its_ends(steps, gyro
 
 
 def test_between_two_samples_lies_the_straight_line():
-    acc = series([0.0, 0.03, 0.07], [[0, 0, 0], [3, 30, -3], [7, -10, -7]])
+    acc = series([0.0, 0.015, 0.04], [[0, 0, 0], [3, 30, -3], [8, -20, -8]])
     grid = on_grid(acc, acc, RATE_HZ)
-    assert grid.values[:, :3] == pytest.approx(np.array([[0, 0, 0], [2, 20, -2], [4, 20, -4], [6, 0, -6]]), abs=1e-6)
+    assert grid.values[:, :3] == pytest.approx(np.array([[0, 0, 0], [4, 20, -4], [8, -20, -8]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("native_hz", [26.0, 52.0, 104.0, 105.0])
+def test_a_recording_of_another_rate_gives_the_rows_that_the_live_stream_gives(native_hz):
+    """To the bit; the gyroscope starts 12 ms later. Both ends of a live stream are those of the recording."""
+    acc_s = np.arange(int(native_hz * 10)) / native_hz
+    acc, gyro = series(acc_s, seed=1), series(acc_s + 0.012, seed=2)
+    join = SensorJoin(native_hz, RATE_HZ)
+    settled = []
+    for sensor, one in ((Sensor.ACC, acc), (Sensor.GYRO, gyro)):
+        taken_ns = np.rint(one.timestamps_s * 1e9).astype(np.int64)
+        settled += join.add(sensor, 0, taken_ns, one.values.astype(np.float32), False)
+    live = np.concatenate([part.values for part in settled + join.end()])
+    grid = on_grid(acc, gyro, RATE_HZ)
+    assert live.tobytes() == grid.values[: len(live)].tobytes()
+    assert len(grid.values) - len(live) <= 1
+
+
+def test_a_tone_above_the_grid_s_nyquist_rate_is_not_folded_down():
+    times_s = np.arange(2000) / 100
+    tone = np.sin(2 * np.pi * 35 * times_s)
+    grid = on_grid(*[series(times_s, np.stack([tone] * 3, axis=1))] * 2, RATE_HZ)
+    assert np.abs(grid.values[20:-20]).max() < 0.001  # straight lines would fold nearly all of it to 15 Hz
+    assert np.abs(grid.values).max() < 0.5
+
+
+def test_a_recording_of_another_rate_has_no_row_that_is_made_up_of_both_sides_of_a_gap():
+    times_s = np.delete(np.arange(2000) / 100, np.s_[900:960])
+    values = np.where(times_s < 9, 1.0, 1000.0)[:, None].repeat(3, axis=1)
+    grid = on_grid(series(times_s, values), series(times_s, values), RATE_HZ)
+    ((first, end),) = grid.gaps
+    assert np.isfinite(grid.values).all()
+    assert set(np.round(grid.values[:first].ravel(), 3)) | set(np.round(grid.values[end:].ravel(), 2)) == {1.0, 1000.0}
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=300))

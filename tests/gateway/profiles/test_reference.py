@@ -1,5 +1,6 @@
 """The reference profile's decoder against its published frame, and against whatever else may come."""
 
+import json
 import struct
 
 import numpy as np
@@ -55,6 +56,33 @@ def test_info_tells_what_the_ring_holds_and_what_the_wearable_is():
     )
 
 
+def info(frame=(1, 2, 3), battery=87, sessions=((SESSION, 0, 30_000, 0, 0),)):
+    head = struct.pack("<BBBBIIQ3bBBBHI", 1, 1, 2, 3, 32768, 500_000, 42, *frame, battery, 1, len(sessions), 0, 50_000)
+    return head + b"".join(struct.pack("<QIIII", *session) for session in sessions)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (info(frame=(1, 2, 2)), r"sensor frame \(1, 2, 2\), expected ±1, ±2 and ±3, right-handed"),
+        (info(frame=(1, 2, -3)), r"sensor frame \(1, 2, -3\), expected ±1, ±2 and ±3, right-handed"),
+        (info(battery=101), "battery 101 %, expected 0 to 100, or 255 for unknown"),
+        (info(battery=254), "battery 254 %"),
+        (info(sessions=[(SESSION, 9, 8, 0, 0)]), "session 0123456789abbeef with samples 9 to 8, watermark 0"),
+        (info(sessions=[(SESSION, 0, 8, 9, 0)]), "samples 0 to 8, watermark 9"),
+        (info(sessions=[(SESSION, 0, 8, 0, 0), (0xBEEF, 0, 8, 0, 0)]), "two sessions share their low 16 bits"),
+    ],
+)
+def test_info_that_the_profile_forbids_is_refused(payload, message):
+    with pytest.raises(FrameError, match=message):
+        ReferenceDecoder().decode(Kind.INFO, payload)
+
+
+def test_a_battery_that_nobody_knows_is_none():
+    status, _ = ReferenceDecoder().decode(Kind.INFO, info(battery=255))
+    assert status.battery_percent is None
+
+
 def test_a_reading_of_the_clock_carries_the_hosts_times():
     trip = struct.pack("<QQIHI", 10, 30, 77, 0xBEEF, 5)
     assert decoder().decode(Kind.TIME, trip) == [TimeRead(SESSION, 77, 32768, 5, 10, 30)]
@@ -86,6 +114,74 @@ def test_no_payload_raises_anything_but_a_frame_error(kind, payload):
         decoder().decode(kind, payload)
     except FrameError:
         pass
+
+
+def live(seq, first, lost_before=False, n=19, session16=0xBEEF):
+    """A Live frame: version 1, type 0, both sensors."""
+    return struct.pack("<BBBBHHII", 0x10, 3 | 16 * lost_before, n, 1, seq % 65536, session16, first, 0) + bytes(12 * n)
+
+
+def lost_by(rows, again=lambda made: made):
+    made, told = decoder(), []
+    for row in rows:
+        made = again(made)
+        told.append([p for p in made.decode(*row) if isinstance(p, Lost)])
+    return told
+
+
+def frames_of(*heads):
+    return [(Kind.FRAME, live(*head)) for head in heads]
+
+
+OVERRUN = Lost(SESSION, 119, 124, "overrun")
+JUMPS = [
+    ("index alone", frames_of((7, 81), (8, 100), (9, 124), (10, 143)), [OVERRUN]),
+    ("b4 says so too", frames_of((7, 81), (8, 100), (9, 124, True), (10, 143)), [OVERRUN]),
+    ("seq wraps", frames_of((65534, 81), (65535, 100), (65536, 124), (65537, 143)), [OVERRUN]),
+    ("seq jumps as well: the radio", frames_of((7, 81), (8, 100), (10, 124), (11, 143)), []),
+    ("both by the radio and the sensor", frames_of((7, 81), (8, 100), (10, 143, True), (11, 162)), []),
+    ("one after another", frames_of((7, 81), (8, 100), (9, 124, True), (10, 150, True), (11, 169)),
+     [OVERRUN, Lost(SESSION, 143, 150, "overrun")]),
+    ("garbage in an index", frames_of((7, 81), (8, 100), (9, 124), (10, 138), (11, 157)), []),
+    ("garbage in an index before", frames_of((6, 62), (7, 20), (8, 100), (9, 119)), []),
+    ("another link", [*frames_of((7, 81), (8, 100)), (Kind.DISCONNECTED, b""), (Kind.CONNECTED, b""),
+                      *frames_of((9, 124), (10, 143))], []),
+    ("another session", [*frames_of((7, 81), (8, 100)), *frames_of((9, 124, False, 19, 0xBEEE), (10, 143))], None),
+    ("the wearable never had it", [(Kind.ABSENT, struct.pack("<BHIIBB", 3, 0xBEEF, 119, 5, 0x83, 4))], [OVERRUN]),
+    ("of a session that is listed no more", [(Kind.ABSENT, struct.pack("<BHIIBB", 3, 0xBEEE, 119, 5, 0x83, 4))], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "lost"), [j[1:] for j in JUMPS], ids=[j[0] for j in JUMPS])
+def test_what_the_sensor_has_lost_is_told_and_nothing_that_the_radio_has(rows, lost):
+    if lost is None:
+        with pytest.raises(FrameError, match="no session beee in Info"):
+            lost_by(rows)
+    else:
+        assert [piece for pieces in lost_by(rows) for piece in pieces] == lost
+
+
+def test_it_is_told_with_the_frame_after_the_one_that_jumps():
+    assert lost_by(frames_of((7, 81), (8, 100), (9, 124), (10, 143)))[-1] == [OVERRUN]
+
+
+@pytest.mark.parametrize(("rows", "lost"), [j[1:] for j in JUMPS if j[2]], ids=[j[0] for j in JUMPS if j[2]])
+def test_a_decoder_restored_before_any_row_tells_the_same_of_an_overrun(rows, lost):
+    restored = lost_by(rows, lambda made: ReferenceDecoder.restore(json.loads(json.dumps(made.state()))))
+    assert restored == lost_by(rows)
+    assert [piece for pieces in restored for piece in pieces] == lost
+
+
+def test_a_decoder_of_a_snapshot_from_before_overruns_were_told_goes_on():
+    state = decoder().state()
+    del state["live"]
+    assert ReferenceDecoder.restore(state).decode(Kind.FRAME, GOLDEN)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\3" + bytes(11), b"\5" + bytes(12)], ids=["empty", "short", "another op"])
+def test_a_refusal_that_is_none_of_a_request_is_refused(payload):
+    with pytest.raises(FrameError, match="refused request"):
+        decoder().decode(Kind.ABSENT, payload)
 
 
 def test_the_decoder_goes_on_after_a_restart():
@@ -123,16 +219,6 @@ def test_a_malformed_frame_is_a_fault_and_not_journalled():
     assert not commands[0].fatal
     good = conversation.handle(Notified(LIVE, GOLDEN), 0)
     assert Observe(Kind.FRAME, GOLDEN) in good
-
-
-def test_another_rate_than_the_grids_is_refused_in_words():
-    conversation = profile_of("reference").conversation({})
-    conversation.handle(Connected(), 0)
-    conversation.handle(ReadDone(INFO, INFO_PAYLOAD, 0), 0)
-    slow = struct.pack("<BBHIHHff", 1, 19, 0, 26_000, 8, 2000, 9.80665e-3, 0.0625)
-    (fault,) = conversation.handle(ReadDone(CONFIG, slow, 0), 0)
-    assert fault.fatal
-    assert "26 Hz, the model's grid is 50 Hz" in fault.detail
 
 
 @pytest.mark.parametrize(

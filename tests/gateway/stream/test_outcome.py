@@ -1,6 +1,7 @@
 """What is published of a window, a period and a state: within the contract, and the same bytes each time."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from gateway.clock import Instant
 from gateway.monitoring.drift import DriftPeriod, DriftSettings
 from gateway.monitoring.features import FEATURES
 from gateway.motion.clockfit import Label
-from gateway.motion.samples import DeviceStatus
+from gateway.motion.samples import DeviceDetail, DeviceStatus
 from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
@@ -59,6 +60,35 @@ def test_without_a_known_mounting_no_answer_is_given_as_certain():
     assert record.reasons == (events.Reason.FRAME_UNKNOWN,)
 
 
+@pytest.mark.parametrize(
+    ("learnt", "worn", "reasons"),
+    [
+        ("left", "right", (events.Reason.OTHER_WRIST,)),
+        ("right", "left", (events.Reason.OTHER_WRIST,)),
+        ("left", "left", ()),
+        ("left", None, ()),
+        (None, "left", ()),
+        ("either", "right", ()),
+    ],
+)
+def test_on_the_other_wrist_than_the_models_no_answer_is_given_as_certain(learnt, worn, reasons):
+    make = replace(maker(), model=replace(MODEL, wrist=learnt), wrist=worn)
+    (record,) = events.decode(make.prediction(window(), make.answer(PROBABILITIES)).payload).data.windows
+    assert record.reasons == reasons
+    assert record.decision == ("uncertain" if reasons else "activity")
+    assert (record.activity, len(record.probabilities)) == ("nail_biting", 3)
+
+
+def test_every_reason_to_doubt_an_answer_is_named():
+    make = replace(maker(frame_known=False), model=replace(MODEL, wrist="left"), wrist="right")
+    assert make.answer(PROBABILITIES).reasons == (events.Reason.FRAME_UNKNOWN, events.Reason.OTHER_WRIST)
+
+
+def test_no_reason_is_promised_that_is_never_given():
+    make = replace(maker(frame_known=False), model=replace(MODEL, wrist="left"), wrist="right")
+    assert set(make.answer(PROBABILITIES).reasons) == set(events.Reason)
+
+
 def test_time_is_absent_while_the_clock_is_not_trusted_and_the_boots_time_is_not():
     content = json.loads(prediction(at=UNTRUSTED).payload)
     assert "time" not in content
@@ -98,12 +128,33 @@ def test_a_drift_period_is_published_feature_by_feature():
 
 @pytest.mark.parametrize("device", [None, DeviceStatus("1.0", 50, 1000, 10, 0)])
 def test_the_state_of_a_wearable_is_retained(device):
-    logged = maker().state(StateReady(5, device is not None, device, TRUSTED), Counters(windows=3, broken=1))
+    logged = maker().state(
+        StateReady(5, device is not None, device, DeviceDetail(), TRUSTED), Counters(windows=3, broken=1)
+    )
     data = events.decode(logged.payload).data
     assert logged.retain
     assert data.link == ("connected" if device else "disconnected")
     assert data.battery_percent == (50 if device else None)
     assert (data.windows, data.windows_broken) == (3, 1)
+
+
+def test_what_a_wearable_tells_beside_its_stream_is_in_its_state():
+    detail = DeviceDetail("Polar", "Verity Sense", "A1", "2.1.0", 64, -58)
+    counters = Counters(lost_samples=7, lost_by_reason={"radio": 7}, lost_estimated=3)
+    data = events.decode(maker().state(StateReady(5, True, None, detail, TRUSTED), counters).payload).data
+    assert (data.manufacturer, data.model, data.firmware) == ("Polar", "Verity Sense", "2.1.0")
+    assert (data.battery_percent, data.rssi_dbm) == (64, -58)
+    assert (data.samples_lost, data.samples_lost_by, data.samples_lost_estimated) == (7, {"radio": 7}, 3)
+
+
+def test_what_is_not_known_of_a_wearables_condition_is_left_out_and_the_rest_told():
+    unknown = json.loads(maker().state(StateReady(5, True, None, DeviceDetail(), TRUSTED), Counters()).payload)["data"]
+    assert not {"worn", "mounting", "mounting_fits", "ring_overflow_h"} & unknown.keys()
+    ready = StateReady(5, True, None, DeviceDetail(), TRUSTED, False, "contradicted", "-x,-y,z", 11.114)
+    known = json.loads(maker().state(ready, Counters()).payload)["data"]
+    assert known["worn"] is False
+    assert (known["mounting"], known["mounting_fits"], known["ring_overflow_h"]) == ("contradicted", "-x,-y,z", 11.11)
+    assert (known["bundle"], known["variant"]) == (MODEL.bundle, MODEL.variant)
 
 
 def test_a_clock_event_maps_the_boot_to_utc():

@@ -1,0 +1,182 @@
+"""Device times of samples from the stamps of their frames, where a stamp counts since the wearable's start and wraps.
+
+A stamp is rounded (1 ms at Movesense) and read when a frame is made, so it jitters; samples are taken evenly. A
+tracking filter of position and period gives them even times: the expanding-memory filter of the first degree
+(E. Brookner, Tracking and Kalman Filtering Made Easy, 1998, 1.2.10), alpha = 2(2k-1) / (k(k+1)), beta = 6 / (k(k+1)),
+which for frame k is the least-squares line through all stamps so far; k stops at MEMORY_FRAMES, so that it follows a
+slow drift. The first frames count as PRIOR_FRAMES of the nominal rate.
+
+A frame that comes later than expected by half a sample or more tells of round(late / period) lost samples. A stamp that
+goes back, or forward by more than STEP_S, is a step of the clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.motion.samples import Burst, Float32, Int64, Lost, Piece, Sensor
+from gateway.profiles.conversation import Received
+from gateway.profiles.streaming import StreamingDecoder, bursts
+
+STEP_S = 60.0
+MEMORY_FRAMES = 128
+"""20 s of Movesense's frames, 2 s of Xsens DOT's. One that warms up, 1e-6 of its rate a second,
+lags 0.1 ms by it."""
+PRIOR_FRAMES = 4
+PERIOD_TOLERANCE = 0.1
+"""A sensor's rate differs from its nominal one by at most so much (LSM6DS3: 10 %); no stamp moves the period beyond."""
+BACK_SAMPLES = 8
+"""Samples that are stamped earlier than expected by more than their own number and this: the clock went back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamped:
+    """first: index of the first sample. lost: samples before it that did not come. taken_ns: since the first sample."""
+
+    first: int
+    lost: int
+    taken_ns: Int64
+
+
+@dataclass(slots=True)
+class Stamps:
+    """One stream's stamps of `bits` bits and `unit_ns` each; a stamp is the time of a frame's first sample."""
+
+    nominal_ns: float
+    unit_ns: int
+    bits: int = 32
+    stamp: int | None = None
+    elapsed_ns: int = 0
+    """Of that stamp, since the first."""
+    period_ns: float = 0.0
+    next_ns: float = 0.0
+    """When the next frame's first sample is due."""
+    next_index: int = 0
+    frames: int = PRIOR_FRAMES
+
+    def clear(self) -> None:
+        self.stamp, self.elapsed_ns, self.next_ns, self.next_index = None, 0, 0.0, 0
+        self.period_ns, self.frames = self.nominal_ns, PRIOR_FRAMES
+
+    def stepped(self, stamp: int, n: int) -> bool:
+        """Whether this stamp of n samples can follow the last one only if the clock was set or restarted."""
+        if self.stamp is None:
+            return False
+        gap_ns = self._gap_ns(self.stamp, stamp)
+        early_ns = self.next_ns - (self.elapsed_ns + gap_ns)
+        return not 0 <= gap_ns <= STEP_S * 1e9 or early_ns > (n + BACK_SAMPLES) * self.period_ns
+
+    def again(self, stamp: int) -> bool:
+        return stamp == self.stamp
+
+    def track(self, stamp: int, n: int) -> Stamped:
+        """Takes the frame in; one that is neither `stepped` nor `again`."""
+        lost, start_ns = self._follow(stamp, n)
+        taken_ns = np.rint(start_ns + self.period_ns * np.arange(n)).astype(np.int64)
+        return Stamped(self.next_index - n, lost, taken_ns)
+
+    def track_each(self, stamps: Sequence[int], n: int) -> Stamped | None:
+        """Takes frames of n samples in, one after the other; None, and nothing is done, where one does not follow the
+        one before as it should."""
+        if self.stamp is None:
+            return None
+        last, elapsed_ns, next_ns, period_ns = self.stamp, self.elapsed_ns, self.next_ns, self.period_ns
+        lines = []
+        for frames, stamp in enumerate(stamps, self.frames + 1):
+            gap_ns = self._gap_ns(last, stamp)
+            late_ns = elapsed_ns + gap_ns - next_ns
+            if not 0 < gap_ns <= STEP_S * 1e9 or not -(n + BACK_SAMPLES) <= late_ns / period_ns <= 0.5:
+                return None
+            start_ns, period_ns = self._filtered(next_ns, period_ns, late_ns, min(frames, MEMORY_FRAMES), n)
+            next_ns = start_ns + n * period_ns
+            last, elapsed_ns = stamp, elapsed_ns + gap_ns
+            lines.append((start_ns, period_ns))
+        self.stamp, self.elapsed_ns, self.next_ns, self.period_ns = last, elapsed_ns, next_ns, period_ns
+        self.frames = min(self.frames + len(stamps), MEMORY_FRAMES)
+        first, self.next_index = self.next_index, self.next_index + n * len(stamps)
+        start, period = np.array(lines).T[:, :, None]
+        return Stamped(first, 0, np.rint(start + period * np.arange(n)).astype(np.int64).ravel())
+
+    def _follow(self, stamp: int, n: int) -> tuple[int, float]:
+        """How many samples are missing before the frame, and the time of its first, ns."""
+        late_ns, lost = 0.0, 0
+        if self.stamp is None:
+            self.clear()
+        else:
+            self.elapsed_ns += self._gap_ns(self.stamp, stamp)
+            late_ns = self.elapsed_ns - self.next_ns
+            lost = max(0, round(late_ns / self.period_ns))
+            late_ns -= lost * self.period_ns
+            self.next_ns += lost * self.period_ns
+        self.frames = min(self.frames + 1, MEMORY_FRAMES)
+        start_ns, self.period_ns = self._filtered(self.next_ns, self.period_ns, late_ns, self.frames, n)
+        self.stamp, self.next_index = stamp, self.next_index + lost + n
+        self.next_ns = start_ns + n * self.period_ns
+        return lost, start_ns
+
+    def _filtered(self, next_ns: float, period_ns: float, late_ns: float, k: int, n: int) -> tuple[float, float]:
+        """The time of frame k's first sample and the period, from when it was due and how late its stamp is."""
+        half_ns = period_ns / 2  # no more, so that times ascend over the seam of two frames
+        late_ns = min(half_ns, max(-half_ns, late_ns))
+        start_ns = next_ns + 2 * (2 * k - 1) / (k * (k + 1)) * late_ns
+        period_ns += 6 / (k * (k + 1)) * late_ns / n
+        low_ns, high_ns = self.nominal_ns * (1 - PERIOD_TOLERANCE), self.nominal_ns * (1 + PERIOD_TOLERANCE)
+        return start_ns, min(high_ns, max(low_ns, period_ns))
+
+    def _gap_ns(self, before: int, stamp: int) -> int:
+        """From one stamp to another; negative where it went back, taking the shorter way round."""
+        half = 1 << (self.bits - 1)
+        return ((stamp - before + half) % (2 * half) - half) * self.unit_ns
+
+    def state(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def restore(cls, state: object) -> "Stamps":
+        return cls(**cast(dict[str, int], state))
+
+
+class StampedDecoder(StreamingDecoder):
+    """A decoder of frames of all six channels, each with a stamp of its first sample; a family reads them."""
+
+    def __init__(self, rate_hz: float, unit_ns: int) -> None:
+        super().__init__()
+        self.stamps = Stamps(1e9 / rate_hz, unit_ns)
+
+    def _take(self, stamp: int, values: Float32, saturated: bool, at: Received) -> list[Piece]:
+        """values: (n, 6), m/s² and deg/s. A frame that comes twice tells nothing."""
+        if self.stamps.again(stamp):
+            return []
+        pieces = self.end() if self.stamps.stepped(stamp, len(values)) else []
+        session, tracked = self.begin(at), self.stamps.track(stamp, len(values))
+        if tracked.lost:
+            pieces.append(Lost(session, tracked.first - tracked.lost, tracked.first, "radio"))
+        return [*pieces, Burst(session, Sensor.IMU, tracked.first, tracked.taken_ns, values, saturated)]
+
+    def _take_each(
+        self, stamps: Sequence[int], n: int, values: Float32, saturated: NDArray[np.bool_], mono_ns: Sequence[int]
+    ) -> list[Piece] | None:
+        """Frames of n samples each. values: of all, (n x frames, 6). saturated: of each sample."""
+        if self.session is None:
+            return None
+        tracked = self.stamps.track_each(stamps, n)
+        if tracked is None:
+            return None
+        came_ns = np.repeat(np.array(mono_ns, np.int64), n)
+        return bursts(self.session, tracked.first, tracked.taken_ns, values, saturated, came_ns)
+
+    def _forget(self) -> list[Piece]:
+        self.stamps.clear()
+        return []
+
+    def state(self) -> dict[str, object]:
+        return {"session": self.session, "stamps": self.stamps.state()}
+
+    def take_up(self, state: dict[str, object] | None) -> Self:
+        """Goes on from there, if there is anything to go on from."""
+        if state is not None:
+            self.session, self.stamps = cast(int | None, state["session"]), Stamps.restore(state["stamps"])
+        return self

@@ -1,0 +1,362 @@
+"""The account of a wearable that keeps nothing: each sample that it streamed, by truth and by what the decoder says.
+
+Every sample of every link has one fate, and none that reached the medium as it was sent may be missing. What the
+decoder says of those that are missing is held against the truth: where the device has a clock its indices must tell
+exactly as many as there are; where it has none, within the error that gateway/profiles/arrivals.py states.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from gateway.motion.samples import Burst, Lost
+from gateway.profiles import profile_of
+from gateway.profiles.arrivals import LATE_S, SKEW
+from gateway.profiles.conversation import Kind, Received
+from gateway.profiles.errors import FrameError
+from gateway.store.rows import JournalRow
+from tests.sim.carried import CARRIED, Carried
+from tests.sim.families import LinkTruth, Streaming
+from tests.sim.known import HERE, LOST, MISSING, Known
+from tests.sim.world import INTERVAL_NS, SAMPLED_NS, Air
+
+UNSTAMPED = ("witmotion-bwt901ble", "thingy52")
+"""Neither clock nor number: losses are estimates, and a notification that comes twice cannot be told from two equal
+samples (device-profiles.md: "no time or sequence")."""
+SPANNING = ("witmotion-bwt901ble", "movesense")
+"""A sample may need two notifications. Garbage in one can take what the other carries, and where all that lay between
+two halves is lost no byte tells that they do not belong together."""
+MISLED = {"witmotion-bwt901ble": 1, "movesense": 1, "polar-verity-sense": 4}
+"""So many good notifications behind garbage may be refused for its sake. At Polar a garbage stamp is a step of the
+clock, and the other sensor's frames are then of the time before it."""
+NEAR = 1e-4
+"""m/s² or deg/s between a sample as measured and as decoded: float32 after two ways of scaling."""
+FRAME_SAMPLES = 80
+"""No frame of these devices holds more: a clock's step shows up at an end of the frame in which it happened."""
+MOVESENSE_REST = 3
+GRID_HZ = 50
+PAUSE_NS = 200_000_000
+"""Across a longer pause the resampler makes nothing up, and so long it holds a sensor's first sample for the other's
+sake (gateway/motion/resample.py)."""
+GARBAGE_SAMPLES = 64
+"""What an altered notification may at most be taken for, in samples."""
+
+
+@dataclass
+class Came:
+    """One burst. row: of the journal, with which it came, and payload, before: that row's and the one's before it.
+    tainted: that row, or what it joins, was garbage."""
+
+    first: int
+    taken_ns: np.ndarray
+    values: np.ndarray
+    row: int
+    payload: bytes
+    before: bytes
+    tainted: bool
+
+
+@dataclass
+class StreamingLedger:
+    """What the decoder makes of the durable rows of a wearable that keeps nothing, by session and first column."""
+
+    garbage: set[bytes]
+    profile: str
+    bursts: dict[tuple[int, int], list[Came]] = field(default_factory=dict)
+    lost: dict[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
+    landed: set[bytes] = field(default_factory=set)
+    misled: set[bytes] = field(default_factory=set)
+    """Of what has landed, that which came behind garbage."""
+    garbage_rows: list[int] = field(default_factory=list)
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        self._decoder = profile_of(self.profile).decoder()
+        self._behind = 1 << 30
+        """So many good frames have come since garbage."""
+        self._newest = self._before = b""
+
+    def land(self, row: JournalRow) -> None:
+        kind, payload, tainted = Kind(row.kind), row.payload, False
+        if kind is Kind.FRAME:
+            altered = payload in self.garbage
+            tainted = altered or (self._behind == 0 and self.profile in SPANNING)
+            if altered:
+                self.garbage_rows.append(row.row)
+            else:
+                self.landed.add(payload)
+                if self._behind < MISLED.get(self.profile, 0):
+                    self.misled.add(payload)
+            self._behind = 0 if altered else self._behind + 1
+            self._before, self._newest = self._newest, payload
+        try:
+            pieces = self._decoder.decode(kind, payload, Received(row.row, row.at.boot_id, row.at.mono_ns))
+        except FrameError:
+            return
+        for piece in pieces:
+            if isinstance(piece, Burst):
+                came = Came(piece.first, piece.taken_ns, piece.values, row.row, payload, self._before, tainted)
+                self.bursts.setdefault((piece.session, piece.sensor.columns.start), []).append(came)
+                self.samples += len(piece.values)
+            elif isinstance(piece, Lost):
+                key = piece.session, piece.sensor.columns.start
+                self.lost.setdefault(key, []).append((piece.first, piece.end))
+
+    def garbage_between(self, first_row: int, last_row: int) -> int:
+        return sum(first_row <= row <= last_row for row in self.garbage_rows)
+
+
+@dataclass
+class Stretch:
+    """One session of one sensor against what the wearable streamed on that link.
+
+    span: samples that it streamed from the first to the last that came; counted: by the decoder's indices. came:
+    samples of the wearable that came; garbage: samples that it never streamed; twice: those that came again.
+    """
+
+    link: int
+    column: int
+    span: int
+    counted: int
+    came: int
+    garbage: int
+    twice: int
+
+
+@dataclass
+class StreamFates:
+    """Of every sample that was streamed. unheard: those that did not come, by why."""
+
+    streamed: int = 0
+    delivered: int = 0
+    garbage: int = 0
+    twice: int = 0
+    unheard: Counter[str] = field(default_factory=Counter)
+    stretches: list[Stretch] = field(default_factory=list)
+
+
+class Finder:
+    """Finds samples of one sensor by their values: by a projection, then exactly."""
+
+    def __init__(self, worn: Streaming, column: int) -> None:
+        parts = [link.samples(column) if column in link.streamed else None for link in worn.links]
+        width = next((part.shape[1] for part in parts if part is not None), 1)
+        sizes = [0 if part is None else len(part) for part in parts]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.truth = np.concatenate([np.zeros((0, width), np.float32), *(p for p in parts if p is not None)])
+        self._onto = np.linspace(1, 2, width)
+        projected = self.truth @ self._onto
+        self._order = np.argsort(projected, kind="stable")
+        self._sorted = projected[self._order]
+
+    def link_of(self, place: int) -> int:
+        return int(np.searchsorted(self.starts, place, side="right")) - 1
+
+    def places(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Where each was streamed, over all links; -1: it was not. Of several that are equal (a sensor at its limit)
+        the one that goes on from the sample before it, or else the first after that, or that itself."""
+        near = 4 * NEAR * len(self._onto)
+        projected = values.astype(np.float64) @ self._onto
+        low, high = (np.searchsorted(self._sorted, projected + side * near) for side in (-1, 1))
+        found = np.full(len(values), -1)
+        last, last_index = -1, 0
+        for n in range(len(values)):
+            at = [
+                int(place)
+                for place in self._order[low[n] : high[n]]
+                if np.abs(self.truth[place] - values[n]).max() < NEAR
+            ]
+            if not at:
+                continue
+            goes_on = last + int(index[n]) - last_index
+            later = [place for place in at if place > last]
+            best = goes_on if last >= 0 and goes_on in at and goes_on > last else min(later, default=max(at))
+            found[n] = best
+            last, last_index = max(last, best), int(index[n])
+        return found
+
+
+def account(worn: Streaming, air: Air, ledger: StreamingLedger, deaths: int) -> StreamFates:
+    """Raises AssertionError where a sample has no fate, or where the decoder tells of others than there are."""
+    fates = StreamFates()
+    columns = sorted({column for link in worn.links for column in link.streamed})
+    finders = {column: Finder(worn, column) for column in columns}
+    came = {column: np.zeros(len(finder.truth), bool) for column, finder in finders.items()}
+    for (session, column), bursts in ledger.bursts.items():
+        stretch = _stretch(worn, air, ledger, finders[column], column, bursts, came[column])
+        lost = sum(end - first for first, end in ledger.lost.get((session, column), []))
+        assert lost == stretch.counted - sum(len(burst.values) for burst in bursts), f"{worn.name}: {lost}, {stretch}"
+        fates.stretches.append(stretch)
+        fates.garbage += stretch.garbage
+        fates.twice += stretch.twice
+    for column, finder in finders.items():
+        fates.streamed += len(finder.truth)
+        fates.delivered += int(came[column].sum())
+    for number, link in enumerate(worn.links):
+        starts = {column: int(finder.starts[number]) for column, finder in finders.items()}
+        fates.unheard += _missing(worn, air, ledger, link, {c: came[c][starts[c] :] for c in link.streamed}, deaths)
+    return fates
+
+
+def _stretch(
+    worn: Streaming,
+    air: Air,
+    ledger: StreamingLedger,
+    finder: Finder,
+    column: int,
+    bursts: list[Came],
+    came: np.ndarray,
+) -> Stretch:
+    name = f"{worn.name} column {column}"
+    index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
+    assert index[0] == 0, f"{name}: its first sample is {index[0]}"
+    assert (np.diff(index) > 0).all(), f"{name}: indices do not ascend"
+    places = finder.places(index, np.concatenate([b.values for b in bursts]))
+    rows = np.repeat([b.row for b in bursts], [len(b.values) for b in bursts])
+    tainted = np.repeat([b.tainted or _torn(worn, b) for b in bursts], [len(b.values) for b in bursts])
+    known = places >= 0
+    garbage_rows = ledger.garbage_between(int(rows[0]) - 1, int(rows[-1]))
+    if worn.profile in UNSTAMPED:  # samples are told later than their row, held back by arrivals.py
+        assert (~known).sum() <= garbage_rows * GARBAGE_SAMPLES, f"{name}: samples that it never streamed"
+    else:
+        assert not (~known & ~tainted).any(), f"{name}: samples that it never streamed"
+    counted = int(index[-1]) + 1
+    if not known.any():
+        return Stretch(0, column, 0, counted, 0, int((~known).sum()), 0)
+    index, places, rows = index[known], places[known], rows[known]
+    newest = np.maximum.accumulate(places)
+    twice = np.concatenate([[False], places[1:] <= newest[:-1]])
+    if twice.any():
+        assert worn.profile in UNSTAMPED, f"{name}: a sample twice or out of order"
+        assert air.duplicated, f"{name}: a sample twice or out of order, and no notification came twice"
+        index, places, rows = index[~twice], places[~twice], rows[~twice]
+    links = {finder.link_of(int(place)) for place in (places[0], places[-1])}
+    assert len(links) == 1, f"{name}: one session of several links"
+    (link,) = links
+    assert not came[places].any(), f"{name}: a sample in two sessions"
+    came[places] = True
+    span = int(places[-1] - places[0]) + 1
+    stretch = Stretch(link, column, span, counted, len(places), int((~known).sum()), int(twice.sum()))
+    start = int(finder.starts[link])
+    if worn.profile in UNSTAMPED:
+        _estimated(name, worn, air, stretch, garbage_rows)
+    else:
+        _exact(name, worn, worn.links[link], column, index, places - start, rows, ledger)
+    return stretch
+
+
+def _torn(worn: Streaming, burst: Came) -> bool:
+    """Whether it was joined from two notifications that were not sent one behind the other."""
+    if worn.profile != "movesense" or burst.payload[0] != MOVESENSE_REST:
+        return False
+    return not any((burst.before, burst.payload) in pairwise(link.sent) for link in worn.links)
+
+
+def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
+    """From one sample that came to the next the device's clock counts what it streamed, and what the clock stepped."""
+    shifts = np.diff(index) - np.diff(places)
+    for n in np.flatnonzero(shifts):
+        shift, gap = int(shifts[n]), int(places[n + 1] - places[n])
+        low, high = places[n] - FRAME_SAMPLES, places[n + 1] + FRAME_SAMPLES
+        stepped = [seconds for seconds, before in link.steps if low <= before.get(column, 0) <= high]
+        if stepped and any(abs(shift - seconds * worn.rate_hz) <= 1.5 for seconds in (*stepped, sum(stepped))):
+            continue
+        if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):
+            continue
+        raise AssertionError(f"{name}: {gap} samples on it counts {gap + shift}, at {places[n]} of its link")
+
+
+def _estimated(name: str, worn: Streaming, air: Air, stretch: Stretch, garbage_rows: int) -> None:
+    """arrivals.py: unseen are LATE_S at once and a steady loss of SKEW, and a count is off by the radio's jitter."""
+    jitter_s = air.jitter_s + (SAMPLED_NS + INTERVAL_NS) / 1e9
+    span_s = stretch.span / worn.rate_hz
+    off_max = worn.rate_hz * (LATE_S + jitter_s + SKEW * span_s) + 2
+    off_max += stretch.twice + stretch.garbage + garbage_rows
+    off = stretch.counted - stretch.span
+    assert abs(off) <= off_max, f"{name}: {stretch.span} samples are counted {stretch.counted}, off by > {off_max:.0f}"
+
+
+def _missing(
+    worn: Streaming, air: Air, ledger: StreamingLedger, link: LinkTruth, came: dict[int, np.ndarray], deaths: int
+) -> Counter[str]:
+    """Of one link, why each sample that did not come did not. came: by column, from this link's first sample on."""
+    unheard: Counter[str] = Counter()
+    told = dict.fromkeys(came, 0)
+    for carried in CARRIED[worn.profile](link.sent):
+        told[carried.column] = carried.end
+        missing = int((~came[carried.column][carried.first : carried.end]).sum())
+        if missing:
+            why = _why(worn, air, ledger, link, carried, deaths)
+            unheard[why] += missing
+    for column, parts in link.streamed.items():
+        streamed = sum(map(len, parts))
+        assert told[column] <= streamed, f"{worn.name}: more was sent than streamed"
+        assert not came[column][told[column] : streamed].any(), f"{worn.name}: a sample came that was never sent"
+        unheard["in the wearable when the link ended"] += streamed - told[column]
+    return unheard
+
+
+def _why(worn: Streaming, air: Air, ledger: StreamingLedger, link: LinkTruth, carried: Carried, deaths: int) -> str:
+    for n in carried.notifications:
+        payload = link.sent[n]
+        if payload in ledger.landed:
+            continue
+        if payload in air.observed:
+            assert deaths, f"{worn.name}: what was journalled is not on the medium"
+            return "not on the medium when the gateway died"
+        if payload in air.altered:
+            return "garbage when it arrived"
+        if payload in air.heard:
+            raise AssertionError(f"{worn.name}: a good notification was refused: {payload[:24].hex()}")
+        return "lost on the radio"
+    first = link.sent[carried.notifications[0]]
+    if first in ledger.misled:
+        return "beside garbage"
+    if worn.profile == "polar-verity-sense" and any(
+        abs(carried.end - before.get(carried.column, 0)) <= 2 * FRAME_SAMPLES for _, before in link.steps
+    ):  # the other sensor's clock has stepped already, so these have no partner
+        return "of the time before its clock stepped"
+    raise AssertionError(f"{worn.name}: it is on the medium and was not decoded: {first[:24].hex()}")
+
+
+def rows_known(worn: Streaming, ledger: StreamingLedger, session: int) -> Known | None:
+    """Which rows of the grid the session's samples make: one between two neighbouring samples is there, one between
+    samples that are not is lost. Of two sensors both are needed. values: where a sample is a row.
+
+    None where garbage has brought the times themselves out of order.
+    """
+    columns = (0, 3) if worn.profile == "polar-verity-sense" else (0,)
+    parts = []
+    for column in columns:
+        bursts = ledger.bursts.get((session, column), [])
+        if not bursts:
+            return Known()
+        taken_ns = np.concatenate([burst.taken_ns for burst in bursts])
+        index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
+        if (np.diff(taken_ns) <= 0).any():
+            assert any(burst.tainted for burst in bursts), f"{worn.name}: times that do not ascend"
+            return None
+        parts.append(_rows(taken_ns, index))
+    end = max(map(len, parts))
+    states = np.stack([np.pad(part, (0, end - len(part)), constant_values=MISSING) for part in parts])
+    state = np.where((states == LOST).any(0), LOST, np.where((states == HERE).all(0), HERE, MISSING))
+    known = Known(np.pad(state, (0, 1)).astype(np.uint8), np.zeros((end + 1, 6), np.float32))
+    known.end = end
+    if worn.profile in UNSTAMPED:
+        for burst in ledger.bursts[session, 0]:
+            known.values[burst.first : burst.first + len(burst.values)] = burst.values
+    return known
+
+
+def _rows(taken_ns: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The state of each row up to the last sample."""
+    row_ns = np.rint(np.arange(int(taken_ns[-1]) * GRID_HZ // 10**9 + 1) * (1e9 / GRID_HZ)).astype(np.int64)
+    row_ns = row_ns[row_ns <= taken_ns[-1]]
+    before = np.searchsorted(taken_ns, row_ns, side="right") - 1
+    after = np.minimum(before + 1, len(taken_ns) - 1)
+    on_sample = (before >= 0) & (taken_ns[before] == row_ns)
+    between = (before >= 0) & (index[after] - index[before] == 1) & (taken_ns[after] - taken_ns[before] <= PAUSE_NS)
+    held = (before < 0) & (taken_ns[0] - row_ns <= PAUSE_NS)
+    return np.where(on_sample | between | held, HERE, LOST)
