@@ -43,7 +43,7 @@ async def test_an_arm_that_only_hangs_is_felt_in_each_posture_by_every_family(pa
     broker = await path.embedded_broker()
     await path.configure(broker, bundle, store={"commit_interval_s": 0.2})
     await path.start_daemon()
-    await path.eventually(lambda: path.status() is not None, 60, "the daemon runs")
+    await path.until(lambda: path.status() is not None, 60, "the daemon runs")
     before = path.files.configuration.read_text()
     for name, (code, out, err) in zip(PROFILES, await asyncio.gather(*(mount(path, p) for p in PROFILES)), strict=True):
         assert (code, out) == (1, ""), (name, err)
