@@ -4,10 +4,13 @@ A stamp is rounded (1 ms at Movesense) and read when a frame is made, so it jitt
 tracking filter of position and period gives them even times: the expanding-memory filter of the first degree
 (E. Brookner, Tracking and Kalman Filtering Made Easy, 1998, 1.2.10), alpha = 2(2k-1) / (k(k+1)), beta = 6 / (k(k+1)),
 which for frame k is the least-squares line through all stamps so far; k stops at MEMORY_FRAMES, so that it follows a
-slow drift. The first frames count as PRIOR_FRAMES of the nominal rate.
+slow drift. The first frame counts as PRIOR_FRAMES of the nominal rate: with more of them a rate that is off by some
+percent is not learnt before its frames are half a sample late, with fewer the rounding of two stamps tells the rate.
+With frames of four samples or fewer a rate may be off by 9 %, of eight by 3 %.
 
 A frame that comes later than expected by half a sample or more tells of round(late / period) lost samples. A stamp that
-goes back, or forward by more than STEP_S, is a step of the clock.
+goes back, comes earlier than expected by more than EARLY_SAMPLES, or goes forward by more than STEP_S, is a step of the
+clock: also one by a sample, or the period would be bent to catch up with it, and frames would seem lost ever after.
 """
 
 from collections.abc import Sequence
@@ -25,11 +28,12 @@ STEP_S = 60.0
 MEMORY_FRAMES = 128
 """20 s of Movesense's frames, 2 s of Xsens DOT's. One that warms up, 1e-6 of its rate a second,
 lags 0.1 ms by it."""
-PRIOR_FRAMES = 4
+PRIOR_FRAMES = 2
 PERIOD_TOLERANCE = 0.1
 """A sensor's rate differs from its nominal one by at most so much (LSM6DS3: 10 %); no stamp moves the period beyond."""
-BACK_SAMPLES = 8
-"""Samples that are stamped earlier than expected by more than their own number and this: the clock went back."""
+EARLY_SAMPLES = 0.75
+"""A sensor that is 10 % faster than its nominal rate is early by at most 0.6 samples until its rate is known, at four
+samples a frame and stamps that jitter by 4 ms."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,13 +65,13 @@ class Stamps:
         self.stamp, self.elapsed_ns, self.next_ns, self.next_index = None, 0, 0.0, 0
         self.period_ns, self.frames = self.nominal_ns, PRIOR_FRAMES
 
-    def stepped(self, stamp: int, n: int) -> bool:
-        """Whether this stamp of n samples can follow the last one only if the clock was set or restarted."""
+    def stepped(self, stamp: int) -> bool:
+        """Whether this stamp can follow the last one only if the clock was set or restarted, or one of both is garbage."""
         if self.stamp is None:
             return False
         gap_ns = self._gap_ns(self.stamp, stamp)
         early_ns = self.next_ns - (self.elapsed_ns + gap_ns)
-        return not 0 <= gap_ns <= STEP_S * 1e9 or early_ns > (n + BACK_SAMPLES) * self.period_ns
+        return not 0 <= gap_ns <= STEP_S * 1e9 or early_ns > EARLY_SAMPLES * self.period_ns
 
     def again(self, stamp: int) -> bool:
         return stamp == self.stamp
@@ -88,7 +92,7 @@ class Stamps:
         for frames, stamp in enumerate(stamps, self.frames + 1):
             gap_ns = self._gap_ns(last, stamp)
             late_ns = elapsed_ns + gap_ns - next_ns
-            if not 0 < gap_ns <= STEP_S * 1e9 or not -(n + BACK_SAMPLES) <= late_ns / period_ns <= 0.5:
+            if not 0 < gap_ns <= STEP_S * 1e9 or not -EARLY_SAMPLES <= late_ns / period_ns <= 0.5:
                 return None
             start_ns, period_ns = self._filtered(next_ns, period_ns, late_ns, min(frames, MEMORY_FRAMES), n)
             next_ns = start_ns + n * period_ns
@@ -150,7 +154,7 @@ class StampedDecoder(StreamingDecoder):
         """values: (n, 6), m/s² and deg/s. A frame that comes twice tells nothing."""
         if self.stamps.again(stamp):
             return []
-        pieces = self.end() if self.stamps.stepped(stamp, len(values)) else []
+        pieces = self.end() if self.stamps.stepped(stamp) else []
         session, tracked = self.begin(at), self.stamps.track(stamp, len(values))
         if tracked.lost:
             pieces.append(Lost(session, tracked.first - tracked.lost, tracked.first, "radio"))

@@ -170,6 +170,13 @@ def test_rounded_stamps_become_even_times(rate_hz):
     assert np.abs(np.diff(times)[settled] - 1e9 / rate_hz).max() < 0.1e6
 
 
+@pytest.mark.parametrize("rate_hz", [47.3, 57.7])
+def test_no_sample_of_a_sensor_that_is_9_percent_off_seems_lost(rate_hz):
+    pieces = flat(fold(PROFILE.decoder(), frames(stream(1000, rate_hz=rate_hz))))
+    assert not losses(pieces)
+    assert len({b.session for b in bursts(pieces)}) == 1
+
+
 def test_the_counter_wraps_without_a_gap():
     pieces = flat(fold(PROFILE.decoder(), frames(stream(40, start_ms=2**32 - 1000))))
     assert {type(p) for p in pieces} == {type(bursts(pieces)[0])}

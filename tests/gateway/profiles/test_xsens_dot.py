@@ -111,6 +111,19 @@ def test_a_step_of_the_clock_begins_a_new_session(to_us):
     assert len({b.session for b in bursts(flat(told))}) == 2
 
 
+@pytest.mark.parametrize("ahead", [0.9, 1.9, 3.8, 8.95])
+@pytest.mark.parametrize("before", [1, 3, 20, 300])
+def test_a_garbage_stamp_makes_no_sample_seem_lost_ever_after(before, ahead):
+    """It lies ahead, and the radio loses all until the clock has come so far."""
+    sent = stream(before + 3000, 10**9)
+    garbage = sample(10**9 + int((before + ahead) / 60 * 1e6))
+    goes_on = before + int(np.ceil(ahead))
+    pieces = flat(fold(PROFILE.decoder(), frames([*sent[:before], garbage, *sent[goes_on:]])))
+    assert [lost.end - lost.first for lost in losses(pieces)] == [round(ahead)]
+    assert len({b.session for b in bursts(pieces)}) == 2
+    assert taken(pieces)[-1] == pytest.approx((before + 3000 - 1 - goes_on) * 1e9 / 60, abs=2_000)
+
+
 def test_a_sample_that_comes_twice_counts_once():
     sent = stream(3)
     assert len(bursts(flat(fold(PROFILE.decoder(), frames([sent[0], sent[1], sent[1], sent[2]]))))) == 3
