@@ -376,16 +376,18 @@ class Resampler:
         return other
 
     @property
-    def spare(self) -> int:
-        """So many samples more, where none is lost, bring no row; 0 where that cannot be told."""
+    def spare(self) -> tuple[int, int]:
+        """So many samples more, and samples for so many ns, bring no row where none is lost; 0 where that cannot be
+        told."""
         if not self._runs or not self._goes_on(self.covered.ranges[-1][1]):
-            return 0
+            return 0, 0
         run = self._runs[-1]
         newest_ns = int((self._tail[-1][0] if self._tail else run.taken_ns)[-1])
         spacing_ns, seen = SLOWEST * 1e9 / self.native_rate_hz, self.covered.ranges[-1][1] - run.first - 1
         if seen >= SPACINGS_SEEN:
             spacing_ns = SPACING_CHANGE * (newest_ns - int(run.taken_ns[0])) / seen
-        return max(0, int((self._due_ns - newest_ns) / spacing_ns))
+        spare_ns = max(0, self._due_ns - newest_ns)
+        return int(spare_ns / spacing_ns), spare_ns
 
     def row_ns(self, row: int) -> int:
         return round(row * 1e9 / self.grid_rate_hz)

@@ -66,7 +66,7 @@ class Stamps:
         self.period_ns, self.frames = self.nominal_ns, PRIOR_FRAMES
 
     def stepped(self, stamp: int) -> bool:
-        """Whether this stamp can follow the last one only if the clock was set or restarted, or one of both is garbage."""
+        """Whether this stamp follows the last one only if the clock was set or restarted, or one of both is garbage."""
         if self.stamp is None:
             return False
         gap_ns = self._gap_ns(self.stamp, stamp)

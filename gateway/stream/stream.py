@@ -50,6 +50,9 @@ GRID_RATE_HZ_1 = 50.0
 """Of every stream whose snapshot has version 1."""
 ASIDE_MAX = 128
 """Frames that wait undecoded."""
+ASIDE_LATE_NS = 100_000_000
+"""Longer than a radio's jitter on a good link: frames that come so much later than their samples would are behind
+losses, and the next one may complete a window."""
 SESSIONS_MAX = 16
 """Ended sessions that are remembered; a wearable's ring tells of at most 8."""
 RING_SPAN_NS = 60 * 10**9
@@ -205,7 +208,8 @@ class Stream:
         self._aside: list[JournalRow] = []
         """Frames that are not decoded yet, for they complete no window: many are as quick as one."""
         self._spare = 0
-        """How many samples more may wait so."""
+        """How many samples more may wait so, and until when."""
+        self._spare_until_ns = 0
         self._rate_hz, self._shape, self._settings, self._drift = rate_hz, shape, settings, drift
         self._native_rate_hz = native_rate_hz or rate_hz
         self._batch = (shape.hop, shape.length % shape.hop)  # so rows come with the last of a window
@@ -244,16 +248,18 @@ class Stream:
             return before + self._detail(row)
         rows, self._aside = [*self._aside, row], []
         outputs = before + self._decoded(row, self._pieces(rows))
-        self._spare = self._spare_now()
+        self._spare, spare_ns = self._spare_now()
+        self._spare_until_ns = row.at.mono_ns + spare_ns + ASIDE_LATE_NS
         return outputs
 
     def _waits(self, row: JournalRow) -> bool:
         """Puts a frame aside, if it completes no window. After losses that nobody has seen yet it may, and the window
-        then comes as much later as they took."""
+        comes by ASIDE_LATE_NS or a frame later than without them."""
         assert self._frames is not None  # or nothing may wait
         samples = self._frames.samples_max(row.payload)
         crowded = len(self._aside) == ASIDE_MAX or samples is None or samples > self._spare
-        if samples is None or crowded or row.at.boot_id != self._boot_id:
+        late = row.at.mono_ns > self._spare_until_ns
+        if samples is None or crowded or late or row.at.boot_id != self._boot_id:
             return False
         self._spare -= samples
         self._aside.append(row)
@@ -261,14 +267,15 @@ class Stream:
         self.row = row.row
         return True
 
-    def _spare_now(self) -> int:
+    def _spare_now(self) -> tuple[int, int]:
+        """So many samples more, and those of so many ns, complete no window where none is lost."""
         if self._frames is None:
-            return 0
+            return 0, 0
         running = [session for session in self._sessions.values() if not session.done]
         if len(running) != 1 or running[0].rate_hz is not None or running[0].resampling is None:
-            return 0
+            return 0, 0
         sensors = running[0].resampling.sensors
-        return sensors[Sensor.IMU].spare if len(sensors) == 1 and Sensor.IMU in sensors else 0
+        return sensors[Sensor.IMU].spare if len(sensors) == 1 and Sensor.IMU in sensors else (0, 0)
 
     def _pieces(self, rows: list[JournalRow]) -> list[Piece] | None:
         """Of frames, or of one row; None where it is refused."""
@@ -703,6 +710,7 @@ class Stream:
             "decoder": self._decoder.state(),
             "aside": [_row_state(row) for row in self._aside],
             "spare": self._spare,
+            "spare_until_ns": self._spare_until_ns,
             "boot_id": self._boot_id,
             "mono_ns": self._mono_ns,
             "elapsed_ns": self._elapsed_ns,
@@ -750,6 +758,7 @@ class Stream:
             self._mounting_watch = MountingWatch.restore(self._hop_s, state["mounting"])
         self._aside = [_row_of(state["boot_id"], aside) for aside in state.get("aside", [])]
         self._spare = state.get("spare", 0) if same else 0
+        self._spare_until_ns = state.get("spare_until_ns", 0)
         for s in state["sessions"]:
             session = self._restored(s) if same else self._behind(s, state["shape"][0])
             if same_gravity:

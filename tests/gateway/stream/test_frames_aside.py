@@ -1,5 +1,6 @@
 """Frames that wait to be decoded many at a time change no answer: the same stream, whose decoder takes one by one."""
 
+import itertools
 import random
 import struct
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.clock import Instant
 from gateway.monitoring.drift import DriftSettings
+from gateway.motion.resample import kernel_period_ns, reach_ns
 from gateway.motion.windows import WindowShape
 from gateway.profiles import PROFILES
 from gateway.profiles.conversation import Kind
@@ -182,6 +184,22 @@ def test_whatever_happens_on_the_way_the_windows_and_counts_are_the_same(family,
     assert many.counters == one.counters
     rows_late = [of_many[key][2] - of_one[key][2] for key in of_one]
     assert min(rows_late, default=0) >= 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("burst_s", [0.1, 0.3, 0.6, 0.9])
+def test_behind_losses_a_window_comes_hardly_later_than_without_them(family, burst_s):
+    """The radio loses all for burst_s, every 2.3 s. Without losses a window comes with the last sample that it needs;
+    where a loss is only estimated, with the sample that tells of it."""
+    rows = [row for row in journal(family) if row.kind != Kind.FRAME or row.at.mono_ns / 1e9 % 2.3 > burst_s]
+    _, of_many, _, of_one = many_and_one(family, rows)
+    came_s = {row.row: row.at.mono_ns / 1e9 for row in rows}
+    before = {after.row: row.row for row, after in itertools.pairwise(rows)}
+    needs_s = (SHAPE.length - 1) / 50 + reach_ns(kernel_period_ns(FAMILIES[family][1], 50)) / 1e9
+    assert len(of_many) > SECONDS / 2.3
+    for key, (_, label, row) in of_many.items():
+        due_s = max(label.mono_ns / 1e9 + needs_s, came_s[of_one[key][2]])
+        assert row == of_one[key][2] or came_s[before[row]] < due_s + 0.1 + 2 * JITTER_S, key
 
 
 @pytest.mark.parametrize("family", FAMILIES)
