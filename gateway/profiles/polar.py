@@ -48,7 +48,7 @@ from gateway.motion.samples import Burst, Coverage, Float32, Int64, Lost, Piece,
 from gateway.motion.units import m_s2_from
 from gateway.profiles.conversation import Command, Fault, Kind, Observe, Received, Retention, Write
 from gateway.profiles.errors import FrameError
-from gateway.profiles.streaming import GRID_HZ, StreamingConversation, StreamingDecoder, measurable
+from gateway.profiles.streaming import GRID_HZ, StreamingConversation, StreamingDecoder
 
 
 def _uuid(number: int) -> str:
@@ -139,12 +139,14 @@ def _nearest_above(values: tuple[float, ...], floor: float) -> float:
 
 
 class Frame(NamedTuple):
-    """values: (n, 3) float64, g or deg/s. stamp_ns: of the last sample. unit: what one count is, 0 for floats."""
+    """values: (n, 3) float64, g or deg/s. stamp_ns: of the last sample. unit: what one count is, 0 for floats. peak: the
+    largest value without its sign."""
 
     kind: int
     stamp_ns: int
     values: NDArray[np.float64]
     unit: float
+    peak: float
 
 
 def decode_frame(payload: bytes, factors: dict[int, float]) -> Frame:
@@ -158,33 +160,31 @@ def decode_frame(payload: bytes, factors: dict[int, float]) -> Frame:
         case (2, 0x01):
             if not body or len(body) % 6 or len(body) > 6 * SAMPLES_MAX:
                 raise FrameError(NAME, f"frame: {len(body)} bytes of samples, expected 6 for each", payload)
-            values, count = np.frombuffer(body, "<i2").reshape(-1, 3).astype(np.int64), 1e-3
+            counts, unit = np.frombuffer(body, "<i2").reshape(-1, 3), 1e-3
         case (2 | 5, 0x80):
             if factor is None:
                 raise FrameError(NAME, "frame: no start has told its factor", payload)
-            values, count = _within_16_bits(_delta(body, 16, payload), payload), factor
+            counts, unit = _delta(body, 16, payload), factor
         case (2, 0x81):
-            values, count = _within_16_bits(_delta(body, 16, payload), payload), 1e-3 * (factor or 1.0)
+            counts, unit = _delta(body, 16, payload), 1e-3 * (factor or 1.0)
         case (5, 0x81):
             patterns = _delta(body, 32, payload).astype(np.uint32).view(np.float32)
-            return Frame(kind, stamp_ns, _measured(kind, patterns, factor or 1.0, payload), 0.0)
+            with np.errstate(invalid="ignore"):
+                values = patterns.astype(np.float64) * (factor or 1.0)
+                peak = float(np.abs(values).max())
+            return Frame(kind, stamp_ns, values, 0.0, _measured(kind, peak, payload))
         case _:
             raise FrameError(NAME, f"frame: type {kind} in encoding {encoding:#04x}", payload)
-    return Frame(kind, stamp_ns, _measured(kind, values, count, payload), count)
-
-
-def _measured(kind: int, counts: NDArray[np.generic], count: float, payload: bytes) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):
-        values = counts.astype(np.float64) * count
-    if not measurable(values, _LIMITS[kind]):
-        raise FrameError(NAME, "frame: a value that no sensor measures", payload)
-    return values
-
-
-def _within_16_bits(counts: NDArray[np.int64], payload: bytes) -> NDArray[np.int64]:
-    if counts.min() < -32768 or counts.max() > 32767:
+    low, high = int(counts.min()), int(counts.max())
+    if low < -32768 or high > 32767:
         raise FrameError(NAME, "frame: its differences leave 16 bits", payload)
-    return counts
+    return Frame(kind, stamp_ns, counts * unit, unit, _measured(kind, max(-low, high) * unit, payload))
+
+
+def _measured(kind: int, peak: float, payload: bytes) -> float:
+    if not peak <= _LIMITS[kind]:  # a NaN is not either
+        raise FrameError(NAME, "frame: a value that no sensor measures", payload)
+    return peak
 
 
 def _delta(body: bytes, bits: int, payload: bytes) -> NDArray[np.int64]:
@@ -279,7 +279,7 @@ class PolarDecoder(StreamingDecoder):
         lost, before_stamp_ns = track.take(frame.stamp_ns, n)
         gone = [Lost(session, first, first + lost, "radio", sensor)] if lost else []
         taken_ns = before_stamp_ns + (frame.stamp_ns - self.origin_ns)
-        saturated = bool((np.abs(frame.values) >= self.ranges[frame.kind] - 1.5 * frame.unit).any())  # its last count
+        saturated = frame.peak >= self.ranges[frame.kind] - 1.5 * frame.unit  # its last count
         return [*ended, *gone, Burst(session, sensor, first + lost, taken_ns, _si(frame), saturated)]
 
     def _step(self, frame: Frame, track: Track, n: int, payload: bytes) -> list[Piece]:
