@@ -143,7 +143,7 @@ class WitMotionDecoder(StreamingDecoder):
         made = cls()
         made.session = cast(int | None, state["session"])
         made.arrivals.restore(state["arrivals"])
-        made.rest, made.rest_ns = bytes.fromhex(cast(str, state["rest"])), cast(int, state.get("rest_ns", 0))
+        made.rest, made.rest_ns = bytes.fromhex(cast(str, state["rest"])), cast(int, state["rest_ns"])
         return made
 
 
