@@ -167,9 +167,10 @@ class Finder:
     def link_of(self, place: int) -> int:
         return int(np.searchsorted(self.starts, place, side="right")) - 1
 
-    def places(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Where each was streamed, over all links; -1: it was not. Of several that are equal (a sensor at its limit)
-        the one that goes on from the sample before it, or else the first after that, or that itself."""
+    def places(self, index: np.ndarray, values: np.ndarray, link: int | None) -> np.ndarray:
+        """Where each was streamed, on this link or on any; -1: it was not. Of several that are equal (a sensor at its
+        limit) the one that goes on from the sample before it, or else the first after that, or that itself."""
+        first, end = (0, len(self.truth)) if link is None else self.starts[link : link + 2]
         near = 4 * NEAR * len(self._onto)
         projected = values.astype(np.float64) @ self._onto
         low, high = (np.searchsorted(self._sorted, projected + side * near) for side in (-1, 1))
@@ -179,7 +180,7 @@ class Finder:
             at = [
                 int(place)
                 for place in self._order[low[n] : high[n]]
-                if np.abs(self.truth[place] - values[n]).max() < NEAR
+                if first <= place < end and np.abs(self.truth[place] - values[n]).max() < NEAR
             ]
             if not at:
                 continue
@@ -226,7 +227,7 @@ def _stretch(
     index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
     assert index[0] == 0, f"{name}: its first sample is {index[0]}"
     assert (np.diff(index) > 0).all(), f"{name}: indices do not ascend"
-    places = finder.places(index, np.concatenate([b.values for b in bursts]))
+    places = finder.places(index, np.concatenate([b.values for b in bursts]), _link_of(name, worn, bursts))
     rows = np.repeat([b.row for b in bursts], [len(b.values) for b in bursts])
     tainted = np.repeat([b.tainted or _torn(worn, b) for b in bursts], [len(b.values) for b in bursts])
     known = places >= 0
@@ -259,6 +260,18 @@ def _stretch(
     else:
         _exact(name, worn, worn.links[link], column, index, places - start, rows, ledger)
     return stretch
+
+
+def _link_of(name: str, worn: Streaming, bursts: list[Came]) -> int | None:
+    """The link whose notifications brought them; None where all that came was garbage."""
+    sent = [set(link.sent) for link in worn.links]
+    links = [{n for n, payloads in enumerate(sent) if burst.payload in payloads} for burst in bursts]
+    told = [some for some in links if some]
+    if not told:
+        return None
+    common = set.intersection(*told)
+    assert common, f"{name}: one session of several links"
+    return min(common)
 
 
 def _torn(worn: Streaming, burst: Came) -> bool:
