@@ -301,12 +301,14 @@ def _alike(worn: Streaming, ledger: StreamingLedger) -> list[int]:
 
 
 def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
-    """From one sample that came to the next the device's clock counts what it streamed, and what the clock stepped."""
+    """From one sample that came to the next the device's clock counts what it streamed, what the clock stepped, and
+    what it would have streamed while it was stopped: its clock goes on."""
     shifts = np.diff(index) - np.diff(places)
     for n in np.flatnonzero(shifts):
         shift, gap = int(shifts[n]), int(places[n + 1] - places[n])
         low, high = places[n] - FRAME_SAMPLES, places[n + 1] + FRAME_SAMPLES
-        stepped = [seconds for seconds, before in link.steps if low <= before.get(column, 0) <= high]
+        steps = (*link.steps, *link.pauses)
+        stepped = [seconds for seconds, before in steps if column in before and low <= before[column] <= high]
         if stepped and any(abs(shift - seconds * worn.rate_hz) <= 1.5 for seconds in (*stepped, sum(stepped))):
             continue
         if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):
