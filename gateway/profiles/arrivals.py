@@ -4,7 +4,9 @@ A sample's device time is its index over the nominal rate. The lower envelope of
 comes sooner than the radio's least delay, so what comes later than the envelope by more than LATE_S has waited or
 follows lost samples. Which of the two shows in what comes next: what has waited comes in a burst and catches up. So
 samples that come late are held back until they have caught up (nothing was lost) or have not come closer for SETTLE_S
-(as many were lost as explain what remains; they are counted before the first that was held back).
+(as many were lost as explain what remains; they are counted before the first that was held back). What comes later
+still by more than LATE_S than those that are held back follows a loss of its own, or waits: it is judged alike, and
+counted before the first of its own.
 
 The envelope may rise by SKEW of the time, since the sensor's own rate is never quite the nominal one.
 What this cannot see: fewer than LATE_S of samples lost at once, and a steady loss of less than SKEW. A count is off by
@@ -15,6 +17,7 @@ is taken for two equal samples.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -45,15 +48,16 @@ class Arrivals:
     floor_at_ns: int = 0
     held: list[list[float]] = field(default_factory=list)
     held_saturated: bool = False
-    least_ns: float = 0.0
-    """How late those are that came closest, of what is held back."""
+    runs: list[tuple[int, float]] = field(default_factory=list)
+    """Of what is held back: where a run begins that is later by more than LATE_S than all before it, and how late those
+    of it are that came closest."""
     closer_ns: float = 0.0
-    """How late those were that last came closer by a sample or more, and when they came."""
+    """How late those of the last run were that last came closer by a sample or more, and when they came."""
     closer_at_ns: int = 0
 
     def clear(self) -> None:
         self.next_index, self.floor_ns = 0, None
-        self.held, self.held_saturated = [], False
+        self.held, self.held_saturated, self.runs = [], False, []
 
     def take(self, values: Float32, saturated: bool, mono_ns: int, session: int) -> list[Piece]:
         """values: (n, 6), n >= 1, all came at mono_ns."""
@@ -62,11 +66,10 @@ class Arrivals:
         floor_ns = seen_ns if self.floor_ns is None else self._risen_ns(mono_ns)
         late_ns = seen_ns - floor_ns
         if late_ns <= LATE_S * 1e9:
-            pieces = [*self._tell_held(0, session), *self._tell(values, saturated, 0, session)]
+            pieces = [*self._tell_held([(0, 0.0)], session), *self._tell(values, saturated, 0, session)]
             self.floor_ns, self.floor_at_ns = min(seen_ns, floor_ns), mono_ns
             return pieces
-        self.least_ns = min(late_ns, self.least_ns) if self.held else late_ns
-        if not self.held or late_ns <= self.closer_ns - 1e9 / self.rate_hz:
+        if self._follows_a_loss(late_ns) or late_ns <= self.closer_ns - 1e9 / self.rate_hz:
             self.closer_ns, self.closer_at_ns = late_ns, mono_ns
         self.floor_ns, self.floor_at_ns = floor_ns, mono_ns
         self.held += values.tolist()
@@ -92,8 +95,20 @@ class Arrivals:
         return bursts(session, first, self._taken_ns(first), values, saturated, np.array(mono_ns, np.int64))
 
     def flush(self, session: int) -> list[Piece]:
-        """What is held back, after as many lost samples as explain how late it is."""
-        return list(self._tell_held(round(self.least_ns * self.rate_hz / 1e9), session))
+        """What is held back, each run of it after as many lost samples as explain how late it is."""
+        return list(self._tell_held(self.runs, session))
+
+    def _follows_a_loss(self, late_ns: float) -> bool:
+        """Whether a run begins; else it belongs to the last that is not later than it by more than LATE_S, and what
+        was later has waited."""
+        while len(self.runs) > 1 and late_ns <= self.runs[-2][1] + LATE_S * 1e9:
+            self.runs.pop()
+        if not self.runs or late_ns > self.runs[-1][1] + LATE_S * 1e9:
+            self.runs.append((len(self.held), late_ns))
+            return True
+        begin, least_ns = self.runs[-1]
+        self.runs[-1] = begin, min(late_ns, least_ns)
+        return False
 
     def _risen_ns(self, mono_ns: int) -> float:
         assert self.floor_ns is not None
@@ -101,11 +116,15 @@ class Arrivals:
             return self.floor_ns
         return self.floor_ns + SKEW * min(RISE_MAX_S * 1e9, max(0, mono_ns - self.floor_at_ns))
 
-    def _tell_held(self, lost: int, session: int) -> Iterator[Piece]:
+    def _tell_held(self, runs: list[tuple[int, float]], session: int) -> Iterator[Piece]:
         if self.held:
             values, saturated = np.array(self.held, np.float32), self.held_saturated
-            self.held, self.held_saturated = [], False
-            yield from self._tell(values, saturated, lost, session)
+            self.held, self.held_saturated, self.runs = [], False, []
+            told = 0
+            for (begin, late_ns), (end, _) in pairwise([*runs, (len(values), 0.0)]):
+                lost = round(late_ns * self.rate_hz / 1e9) - told
+                yield from self._tell(values[begin:end], saturated, lost, session)
+                told += lost
 
     def _tell(self, values: Float32, saturated: bool, lost: int, session: int) -> Iterator[Piece]:
         first = self.next_index + lost
@@ -125,7 +144,7 @@ class Arrivals:
             "floor_at_ns": self.floor_at_ns,
             "held": [list(row) for row in self.held],
             "held_saturated": self.held_saturated,
-            "least_ns": self.least_ns,
+            "runs": [list(run) for run in self.runs],
             "closer_ns": self.closer_ns,
             "closer_at_ns": self.closer_at_ns,
         }

@@ -13,8 +13,9 @@ A frame that begins 55 71 answers a register read and is as long. Writes: FF AA 
 unlocks, register 3 is the rate (6: 10 Hz as delivered, 7: 20, 8: 50), register 0 saves.
 Source: the vendor's protocol document. Nothing but its first two bytes tells a frame, and other bytes may look like
 them. So one that begins neither a notification nor where such a frame has ended is taken only if the next begins where
-it ends, or nothing more has come. How lost samples are told is in arrivals.py. Retention: none. Sensor frame: as
-printed on the case (unverified at the wrist).
+it ends, or nothing more has come. Where all between the first part of one frame and the rest of another is lost, no
+byte tells that they do not belong together; after REST_S they are not joined. How lost samples are told is in
+arrivals.py. Retention: none. Sensor frame: as printed on the case (unverified at the wrist).
 """
 
 from collections.abc import Sequence
@@ -51,6 +52,9 @@ RATE_SHARE_MIN = 0.6
 """So many of the samples come at least over the first RATE_CHECK_S; as delivered there are a fifth."""
 NOTIFICATION_MAX = 512
 """The longest value of an attribute (Bluetooth Core 5.4, Vol 3, Part F, 3.2.9)."""
+REST_S = 2.0
+"""So long after the last notification part of a frame waits for the rest, which is sent 20 ms later; a radio that holds
+notifications back for longer costs one sample, and one that loses as many would make one of two."""
 
 
 def decode_frames(counts: bytes) -> tuple[Float32, NDArray[np.bool_]]:
@@ -73,7 +77,8 @@ class WitMotionDecoder(StreamingDecoder):
         super().__init__()
         self.arrivals = Arrivals(RATE_HZ)
         self.rest = b""
-        """What has come of the next frame."""
+        """What has come of the next frame, the last of it at rest_ns."""
+        self.rest_ns = 0
 
     def samples_max(self, payload: bytes) -> int:
         return -(-len(payload) // FRAME_BYTES)
@@ -90,6 +95,9 @@ class WitMotionDecoder(StreamingDecoder):
     def _frame(self, payload: bytes, at: Received) -> list[Piece]:
         if not 0 < len(payload) <= NOTIFICATION_MAX:
             raise FrameError(NAME, f"{len(payload)} bytes, expected 1 to {NOTIFICATION_MAX}", payload)
+        if at.mono_ns - self.rest_ns > REST_S * 1e9:
+            self.rest = b""
+        self.rest_ns = at.mono_ns
         found, skipped = self._cut(self.rest + payload)
         if not found:
             if skipped:
@@ -127,6 +135,7 @@ class WitMotionDecoder(StreamingDecoder):
             "session": self.session,
             "arrivals": self.arrivals.state(),
             "rest": self.rest.hex(),
+            "rest_ns": self.rest_ns,
         }
 
     @classmethod
@@ -134,7 +143,7 @@ class WitMotionDecoder(StreamingDecoder):
         made = cls()
         made.session = cast(int | None, state["session"])
         made.arrivals.restore(state["arrivals"])
-        made.rest = bytes.fromhex(cast(str, state["rest"]))
+        made.rest, made.rest_ns = bytes.fromhex(cast(str, state["rest"])), cast(int, state["rest_ns"])
         return made
 
 

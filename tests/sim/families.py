@@ -168,14 +168,18 @@ class Reference:
 class LinkTruth:
     """What a wearable that keeps nothing did on one link. streamed: by first column, its samples in their order.
     sent: the notifications of its stream as they went out. steps: of its clock, in seconds, each with how many samples
-    of each sensor stood before it."""
+    of each sensor stood before it. pauses: likewise what its clock counted while a sensor was stopped."""
 
     streamed: dict[int, list[np.ndarray]] = field(default_factory=dict)
     sent: list[bytes] = field(default_factory=list)
     steps: list[tuple[float, dict[int, int]]] = field(default_factory=list)
+    pauses: list[tuple[float, dict[int, int]]] = field(default_factory=list)
 
     def samples(self, column: int) -> np.ndarray:
         return np.concatenate(self.streamed[column])
+
+    def before(self) -> dict[int, int]:
+        return {column: sum(map(len, parts)) for column, parts in self.streamed.items()}
 
 
 class Streaming:
@@ -205,8 +209,12 @@ class Streaming:
         return 0 if self.device.finished else self.device.samples_due(self._uptime_ns) - self.device.made
 
     def sample(self, values: np.ndarray) -> None:
+        link, before = self.links[-1], self.links[-1].before()
         for taken in self.device.measure(values):
-            self.links[-1].streamed.setdefault(taken.columns.start, []).append(taken.values)
+            link.streamed.setdefault(taken.columns.start, []).append(taken.values)
+            before.pop(taken.columns.start, None)
+        if before:
+            link.pauses.append((len(values) / self.rate_hz, before))
 
     def finish(self) -> None:
         self.device.finish()
@@ -216,8 +224,7 @@ class Streaming:
         if happened.name == "reboot":
             self._uptime_ns = 0
         elif happened.name == "step":
-            before = {column: sum(map(len, parts)) for column, parts in self.links[-1].streamed.items()}
-            self.links[-1].steps.append((float(happened.value[0]), before))
+            self.links[-1].steps.append((float(happened.value[0]), self.links[-1].before()))
 
     def link_up(self, mtu: int) -> None:
         self._mtu = mtu

@@ -16,8 +16,9 @@ from gateway.profiles import profile_of
 from gateway.profiles.arrivals import LATE_S, SKEW
 from gateway.profiles.conversation import Kind, Received
 from gateway.profiles.errors import FrameError
+from gateway.profiles.witmotion import REST_S
 from gateway.store.rows import JournalRow
-from tests.sim.carried import CARRIED, Carried
+from tests.sim.carried import CARRIED, WITMOTION_FRAME_BYTES, Carried
 from tests.sim.families import LinkTruth, Streaming
 from tests.sim.known import HERE, LOST, MISSING, Known
 from tests.sim.world import INTERVAL_NS, SAMPLED_NS, Air
@@ -27,7 +28,7 @@ UNSTAMPED = ("witmotion-bwt901ble", "thingy52")
 samples (device-profiles.md: "no time or sequence")."""
 SPANNING = ("witmotion-bwt901ble", "movesense")
 """A sample may need two notifications. Garbage in one can take what the other carries, and where all that lay between
-two halves is lost no byte tells that they do not belong together."""
+two halves that look alike is lost no byte tells that they do not belong together (`_torn`, `_alike`)."""
 MISLED = {"witmotion-bwt901ble": 1, "movesense": 1, "polar-verity-sense": 4}
 """So many good notifications behind garbage may be refused for its sake. At Polar a garbage stamp is a step of the
 clock, and the other sensor's frames are then of the time before it."""
@@ -70,6 +71,8 @@ class StreamingLedger:
     misled: set[bytes] = field(default_factory=set)
     """Of what has landed, that which came behind garbage."""
     garbage_rows: list[int] = field(default_factory=list)
+    seams: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    """Of WitMotion: two notifications of one link, one behind the other within REST_S, and the row of the second."""
     samples: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class StreamingLedger:
         self._behind = 1 << 30
         """So many good frames have come since garbage."""
         self._newest = self._before = b""
+        self._newest_ns = 0
 
     def land(self, row: JournalRow) -> None:
         kind, payload, tainted = Kind(row.kind), row.payload, False
@@ -91,6 +95,15 @@ class StreamingLedger:
                     self.misled.add(payload)
             self._behind = 0 if altered else self._behind + 1
             self._before, self._newest = self._newest, payload
+            if (
+                self._before
+                and self.profile == "witmotion-bwt901ble"
+                and row.at.mono_ns - self._newest_ns <= REST_S * 1e9
+            ):
+                self.seams.append((row.row, self._before, payload))
+            self._newest_ns = row.at.mono_ns
+        elif kind in (Kind.CONNECTED, Kind.DISCONNECTED):
+            self._newest = b""
         try:
             pieces = self._decoder.decode(kind, payload, Received(row.row, row.at.boot_id, row.at.mono_ns))
         except FrameError:
@@ -154,9 +167,10 @@ class Finder:
     def link_of(self, place: int) -> int:
         return int(np.searchsorted(self.starts, place, side="right")) - 1
 
-    def places(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Where each was streamed, over all links; -1: it was not. Of several that are equal (a sensor at its limit)
-        the one that goes on from the sample before it, or else the first after that, or that itself."""
+    def places(self, index: np.ndarray, values: np.ndarray, link: int | None) -> np.ndarray:
+        """Where each was streamed, on this link or on any; -1: it was not. Of several that are equal (a sensor at its
+        limit) the one that goes on from the sample before it, or else the first after that, or that itself."""
+        first, end = (0, len(self.truth)) if link is None else self.starts[link : link + 2]
         near = 4 * NEAR * len(self._onto)
         projected = values.astype(np.float64) @ self._onto
         low, high = (np.searchsorted(self._sorted, projected + side * near) for side in (-1, 1))
@@ -166,7 +180,7 @@ class Finder:
             at = [
                 int(place)
                 for place in self._order[low[n] : high[n]]
-                if np.abs(self.truth[place] - values[n]).max() < NEAR
+                if first <= place < end and np.abs(self.truth[place] - values[n]).max() < NEAR
             ]
             if not at:
                 continue
@@ -213,13 +227,14 @@ def _stretch(
     index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
     assert index[0] == 0, f"{name}: its first sample is {index[0]}"
     assert (np.diff(index) > 0).all(), f"{name}: indices do not ascend"
-    places = finder.places(index, np.concatenate([b.values for b in bursts]))
+    places = finder.places(index, np.concatenate([b.values for b in bursts]), _link_of(name, worn, bursts))
     rows = np.repeat([b.row for b in bursts], [len(b.values) for b in bursts])
     tainted = np.repeat([b.tainted or _torn(worn, b) for b in bursts], [len(b.values) for b in bursts])
     known = places >= 0
     garbage_rows = ledger.garbage_between(int(rows[0]) - 1, int(rows[-1]))
     if worn.profile in UNSTAMPED:  # samples are told later than their row, held back by arrivals.py
-        assert (~known).sum() <= garbage_rows * GARBAGE_SAMPLES, f"{name}: samples that it never streamed"
+        joined = sum(int(rows[0]) <= row <= int(rows[-1]) for row in _alike(worn, ledger))
+        assert (~known).sum() <= garbage_rows * GARBAGE_SAMPLES + joined, f"{name}: samples that it never streamed"
     else:
         assert not (~known & ~tainted).any(), f"{name}: samples that it never streamed"
     counted = int(index[-1]) + 1
@@ -247,6 +262,18 @@ def _stretch(
     return stretch
 
 
+def _link_of(name: str, worn: Streaming, bursts: list[Came]) -> int | None:
+    """The link whose notifications brought them; None where all that came was garbage."""
+    sent = [set(link.sent) for link in worn.links]
+    links = [{n for n, payloads in enumerate(sent) if burst.payload in payloads} for burst in bursts]
+    told = [some for some in links if some]
+    if not told:
+        return None
+    common = set.intersection(*told)
+    assert common, f"{name}: one session of several links"
+    return min(common)
+
+
 def _torn(worn: Streaming, burst: Came) -> bool:
     """Whether it was joined from two notifications that were not sent one behind the other."""
     if worn.profile != "movesense" or burst.payload[0] != MOVESENSE_REST:
@@ -254,13 +281,34 @@ def _torn(worn: Streaming, burst: Came) -> bool:
     return not any((burst.before, burst.payload) in pairwise(link.sent) for link in worn.links)
 
 
+def _alike(worn: Streaming, ledger: StreamingLedger) -> list[int]:
+    """Rows that end a sample joined from two notifications that were not sent one behind the other: one ends within a
+    frame where the other begins within another."""
+    begins: dict[bytes, list[tuple[int, int]]] = {}
+    for number, link in enumerate(worn.links):
+        at = 0
+        for payload in link.sent:
+            begins.setdefault(payload, []).append((number, at))
+            at += len(payload)
+    rows = []
+    for row, before, payload in ledger.seams:
+        ends = [(number, at + len(before)) for number, at in begins.get(before, [])]
+        starts = begins.get(payload, [])
+        cuts = {at % WITMOTION_FRAME_BYTES for _, at in ends} & {at % WITMOTION_FRAME_BYTES for _, at in starts}
+        if cuts - {0} and not set(ends) & set(starts):
+            rows.append(row)
+    return rows
+
+
 def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
-    """From one sample that came to the next the device's clock counts what it streamed, and what the clock stepped."""
+    """From one sample that came to the next the device's clock counts what it streamed, what the clock stepped, and
+    what it would have streamed while it was stopped: its clock goes on."""
     shifts = np.diff(index) - np.diff(places)
     for n in np.flatnonzero(shifts):
         shift, gap = int(shifts[n]), int(places[n + 1] - places[n])
         low, high = places[n] - FRAME_SAMPLES, places[n + 1] + FRAME_SAMPLES
-        stepped = [seconds for seconds, before in link.steps if low <= before.get(column, 0) <= high]
+        steps = (*link.steps, *link.pauses)
+        stepped = [seconds for seconds, before in steps if column in before and low <= before[column] <= high]
         if stepped and any(abs(shift - seconds * worn.rate_hz) <= 1.5 for seconds in (*stepped, sum(stepped))):
             continue
         if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):

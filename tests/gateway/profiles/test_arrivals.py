@@ -65,6 +65,26 @@ def test_what_waited_in_a_queue_that_overflowed_is_counted_too():
     assert end - first == pytest.approx(100, abs=6)
 
 
+@pytest.mark.parametrize("between", [1, 10, 20])
+@pytest.mark.parametrize("after", [1, 10, 1500])
+def test_a_loss_behind_another_is_counted_by_itself(between, after):
+    """It comes before it is clear whether what follows the first one has waited, and the link may end before it is."""
+    at_s = times(5000)
+    came = [at_s[:1000], at_s[1060 : 1060 + between], at_s[1300 : 1300 + after]]
+    (one, other) = lost(told(np.concatenate(came)))
+    assert one[0] == 1000
+    assert one[1] - one[0] == pytest.approx(60, abs=6)
+    assert other[0] == one[1] + between
+    assert other[1] - one[0] == pytest.approx(300, abs=6)
+
+
+def test_one_that_comes_through_while_others_wait_makes_no_loss_of_them():
+    at_s = times(3000)
+    at_s[1000:1001] = 21
+    at_s[1001:1200] = 24 + np.arange(199) * 0.005
+    assert lost(told(np.maximum.accumulate(at_s))) == []
+
+
 def test_fewer_than_the_limit_are_not_seen():
     assert lost(told(np.delete(times(3000), np.s_[1000:1015]))) == []
 

@@ -108,6 +108,14 @@ def test_a_part_that_is_missing_makes_no_sample_of_two():
     assert got == [0, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("after_s", "got"), [(1.9, [0, 1, 2]), (2.1, [0, 2])])
+def test_a_part_waits_two_seconds_for_its_rest(after_s, got):
+    """What comes later is the rest of another frame, or of one that a radio held back as long."""
+    rows = [*frames([frame(0), frame(1)[:13]], EVERY_NS)]
+    rows += [(Kind.FRAME, frame(1)[13:] + frame(2), 2 * EVERY_NS + round(after_s * 1e9))]
+    assert indices(flat(fold(PROFILE.decoder(), [*rows, (Kind.DISCONNECTED, b"", 9 * 10**9)]))) == got
+
+
 @pytest.mark.parametrize(("count", "saturated"), [(32766, False), (32767, True), (-32768, True)])
 def test_a_count_at_its_limit_is_saturated(count, saturated):
     assert [b.saturated for b in bursts(told([frame(0, 0, 0, count), frame(0, 0, count)]))] == [saturated, saturated]
@@ -134,7 +142,8 @@ def test_a_decoder_restored_at_any_row_goes_on_exactly():
     sent = distinct(30)
     cut = [part for f in sent for part in (f[:13], f[13:])]
     late = [(Kind.FRAME, f, 3 * 10**9 + i * EVERY_NS) for i, f in enumerate(distinct(40))]
-    continues_exactly(PROFILE, [*frames(cut, EVERY_NS // 2), *late, (Kind.DISCONNECTED, b"", 5 * 10**9), *frames(cut)])
+    stale = [*frames([*cut, cut[0]], EVERY_NS // 2), (Kind.FRAME, cut[1] + sent[1], 28 * 10**8)]
+    continues_exactly(PROFILE, [*stale, *late, (Kind.DISCONNECTED, b"", 5 * 10**9), *frames(cut)])
 
 
 SETTING = [(WRITE, "ffaa6988b5"), (WRITE, "ffaa030800"), (WRITE, "ffaa000000")]
