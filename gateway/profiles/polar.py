@@ -139,8 +139,8 @@ def _nearest_above(values: tuple[float, ...], floor: float) -> float:
 
 
 class Frame(NamedTuple):
-    """values: (n, 3) float64, g or deg/s. stamp_ns: of the last sample. unit: what one count is, 0 for floats. peak: the
-    largest value without its sign."""
+    """values: (n, 3) float64, g or deg/s. stamp_ns: of the last sample. unit: what one count is, 0 for floats.
+    peak: the largest value without its sign."""
 
     kind: int
     stamp_ns: int
