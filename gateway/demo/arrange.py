@@ -103,7 +103,7 @@ def write_configuration(
     *,
     gateway_id: str,
     bundle: Path,
-    radio: tuple[str, int],
+    radio: tuple[str, int] | None,
     broker: Broker,
     wearables: Sequence[WearableTruth],
     settings: dict[str, dict[str, object]] | None = None,
@@ -117,7 +117,7 @@ def write_configuration(
         sync |= {"username": broker.username, "password_file": files.password.name}
     tables: dict[str, dict[str, object]] = {
         "gateway": {"id": gateway_id, "state_dir": files.state.name},
-        "radio": {"backend": "bumble", "transport": f"tcp-client:{radio[0]}:{radio[1]}"},
+        "radio": {"backend": "bumble", "transport": f"tcp-client:{radio[0]}:{radio[1]}"} if radio else {},
         "bundle": {"path": str(bundle.resolve())},
         "sync": sync,
     }

@@ -1,0 +1,113 @@
+"""A guest on the virtual radio: wearables, broker and subscriber outside, the daemon, BlueZ and systemd inside."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.arrange import Broker, Files, write_configuration
+from gateway.demo.processes import Children
+from tests.e2e.path import GATEWAY_ID, Path_
+from tests.vm import image as images
+from tests.vm.machine import OUTSIDE, GuestFailed, Machine
+
+RADIO_PORT, BROKER_PORT = 9000, 1883
+"""At OUTSIDE."""
+STATUS = "/run/fidget-gateway/status.json"
+BUNDLE = Path("/opt/fidget-gateway/bundle")
+
+
+@pytest.fixture(scope="session")
+def image() -> images.Image:
+    """Debian 13's."""
+    lacking = images.missing()
+    if lacking:
+        pytest.skip(f"no virtual machine: {lacking}")
+    return images.image("trixie", lambda line: print(line, flush=True))
+
+
+@dataclass
+class Guest:
+    """The machine and what runs outside it."""
+
+    path: Path_
+    machine: Machine
+    broker: Broker
+
+    async def shell(self, words: str, within_s: float = 60.0) -> str:
+        return await asyncio.to_thread(self.machine.command, words, within_s=within_s)
+
+    async def plug_in(self) -> None:
+        """hci0, by the virtual radio outside."""
+        await self.shell("systemctl start virtual-adapter && systemctl start bluetooth")
+        await self.until("bluetoothctl show | grep -q 'Powered: yes' || bluetoothctl power on", "the adapter is on")
+
+    async def configure(self, **settings: dict[str, object]) -> None:
+        """The daemon's configuration, by the addresses of the wearables outside."""
+        assert self.path.control is not None
+        defaults: dict[str, dict[str, object]] = {
+            "gateway": {"state_dir": "/var/lib/fidget-gateway"},
+            "radio": {"backend": "bluez"},
+            "store": {"commit_interval_s": 0.5},
+        }
+        write_configuration(
+            self.path.files,
+            gateway_id=GATEWAY_ID,
+            bundle=BUNDLE,
+            radio=None,
+            broker=self.broker,
+            wearables=await self.path.control.status(),
+            settings={name: defaults.get(name, {}) | settings.get(name, {}) for name in {*defaults, *settings}},
+        )
+        await asyncio.to_thread(
+            self.machine.write, "/etc/fidget-gateway/gateway.toml", self.path.files.configuration.read_text()
+        )
+
+    async def start(self) -> None:
+        await self.shell("systemctl start fidget-gateway", 120)
+
+    async def until(self, words: str, what: str, within_s: float = 60.0) -> None:
+        """Until a command in the guest succeeds."""
+        error: GuestFailed | None = None
+        for _ in range(int(within_s * 2)):
+            try:
+                await self.shell(words)
+            except GuestFailed as failed:
+                error = failed
+                await asyncio.sleep(0.5)
+            else:
+                return
+        log = await self.shell("journalctl --no-pager -n 60 -u fidget-gateway -u bluetooth -u virtual-adapter")
+        pytest.fail(f"{what}: not within {within_s:g} s; {error}\n{log}")
+
+    async def log(self, unit: str = "fidget-gateway") -> str:
+        return await self.shell(f"journalctl --no-pager -o cat -u {unit}")
+
+
+@pytest.fixture
+async def guest(image: images.Image, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
+    """Resumed; two wearables that play until they are stopped, at the speed of life, on the air."""
+    async with Children(tmp_path) as children:
+        path = Path_(Files(tmp_path), children)
+        await path.simulate(1.0, 3600.0, getattr(request, "param", ["left", "right"]))
+        broker = await path.embedded_broker()
+        await path.subscribe(broker)
+        machine = Machine(image, tmp_path, {RADIO_PORT: path.radio[1], BROKER_PORT: broker.port})
+        try:
+            await asyncio.to_thread(machine.resume)
+            under_test = Guest(path, machine, Broker(OUTSIDE, BROKER_PORT))
+            await under_test.plug_in()
+            yield under_test
+        finally:
+            machine.cut_power()
+            if path.control is not None:
+                await path.control.__aexit__(None, None, None)
+
+
+def status_of(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found

@@ -1,0 +1,211 @@
+"""The guest: Debian with systemd, BlueZ and mosquitto, this tree's daemon installed as the README says, booted once.
+
+    python -m tests.vm.image [--release trixie]
+
+Built from Debian packages and wheels into build/vm/RELEASE-DIGEST, and built again when anything that goes into it
+changes. A test begins with a copy of the disk, resumed where it had booted: seconds, where booting takes a minute
+without KVM. Needs root, and the Debian packages of PACKAGES on this machine.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.machine import Machine
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "build" / "vm"
+GUEST = Path(__file__).parent / "guest"
+TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "ssh": "openssh-client",
+}
+"""On this machine, and the Debian package of each."""
+PACKAGES = tuple(dict.fromkeys([*TOOLS.values(), "ipxe-qemu", "seabios", "zstd"]))
+PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
+"""The releases that can be guests, and their Python."""
+INCLUDED = (
+    *("systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server"),
+    *("bluez", "rfkill", "python3-venv", "mosquitto", "sqlite3", "initramfs-tools", "zstd", "linux-image-amd64"),
+)
+LEFT_OUT = (
+    *("drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/net/ethernet", "drivers/infiniband"),
+    *("drivers/staging", "drivers/scsi", "drivers/iio", "drivers/hwmon", "drivers/md", "drivers/nvme", "sound"),
+    *("fs/btrfs", "fs/xfs", "fs/ocfs2", "fs/f2fs", "fs/bcachefs", "fs/nfs", "fs/nfsd", "fs/smb", "fs/ceph"),
+)
+"""Of the kernel's modules: 200 MB that no guest needs."""
+INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", "pyproject.toml", "constraints.txt")
+"""Of this tree, what the guest's installation comes from."""
+PLATFORMS = tuple(f"manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_17", "2014", "1"))
+DISK = "2G"
+DISK_LABEL_OPTIONS = "^metadata_csum_seed"
+
+Say = Callable[[str], None]
+
+
+class CannotBuild(Exception):
+    """The message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A folder: vmlinuz, initrd, base.img, booted.qcow2 (over base.img, with the snapshot `booted`), key."""
+
+    folder: Path
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+def missing() -> str | None:
+    """What keeps this machine from building and running guests; None where nothing does."""
+    absent = [package for tool, package in TOOLS.items() if shutil.which(tool, path=_path()) is None]
+    if absent:
+        return f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+    return None if os.geteuid() == 0 else "building a guest needs root"
+
+
+def image(release: str = "trixie", say: Say = lambda _: None) -> Image:
+    """From the cache, or built, which takes two to four minutes. Raises CannotBuild."""
+    lacking = missing()
+    if lacking:
+        raise CannotBuild(lacking)
+    folder = CACHE / f"{release}-{_digest(release)}"
+    if not folder.is_dir():
+        for old in CACHE.glob(f"{release}-*"):
+            shutil.rmtree(old)
+        making = CACHE / f"{release}.making"
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        _build(release, making, say)
+        making.rename(folder)
+    return Image(folder)
+
+
+def _digest(release: str) -> str:
+    """Of all that goes into the guest but the versions of Debian's packages, which may be renewed by deleting it."""
+    files = [Path(__file__), *GUEST.iterdir()]
+    for name in INSTALLED:
+        there = ROOT / name
+        files += [path for path in there.rglob("*") if path.is_file()] if there.is_dir() else [there]
+    seen = hashlib.sha256(release.encode())
+    for file in sorted(files):
+        if "__pycache__" not in file.parts:
+            seen.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    seen.update(_run("qemu-system-x86_64", "--version").encode())  # a snapshot is that version's
+    return seen.hexdigest()[:12]
+
+
+def _build(release: str, folder: Path, say: Say) -> None:
+    began = time.monotonic()
+
+    def step(what: str) -> None:
+        say(f"{time.monotonic() - began:4.0f} s  {release}: {what}")
+
+    step("the daemon's wheels")
+    wheels = folder / "wheels"
+    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT)
+    (own,) = wheels.glob("*.whl")
+    python = PYTHONS[release]
+    tags = ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
+    tags += ["--abi", "abi3", "--abi", "none", *(word for p in (*PLATFORMS, "any") for word in ("--platform", p))]
+    constrained = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--dest", wheels]
+    _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", *constrained, *tags, own)
+
+    step("Debian's packages")
+    root = folder / "root"
+    sources = folder / "sources"
+    sources.write_text(_sources(release))
+    left_out = [f"/usr/lib/modules/*/kernel/{part}/*" for part in LEFT_OUT]
+    left_out += ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
+    hooks = [
+        f"copy-in {folder / 'key.pub'} {wheels} {ROOT / 'systemd'} {ROOT / 'models' / 'demo'} /tmp",
+        f"copy-in {' '.join(str(path) for path in sorted(GUEST.iterdir()))} /usr/local/sbin",
+    ]
+    _run(
+        *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false"),
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
+        f"--include={','.join(INCLUDED)}",
+        *(f"--customize-hook={hook}" for hook in hooks),
+        '--customize-hook=chroot "$1" sh /usr/local/sbin/set_up.sh',
+        *(release, str(root), str(sources)),
+    )
+
+    step("the disk")
+    for name in ("vmlinuz", "initrd"):
+        (boot,) = (root / "boot").glob(f"{name}*")
+        shutil.copy(boot, folder / name)
+    _run("mke2fs", "-q", "-t", "ext4", "-d", root, "-L", "root", "-O", DISK_LABEL_OPTIONS, folder / "base.img", DISK)
+    shutil.rmtree(root)
+    shutil.rmtree(wheels)
+    disk = folder / "booted.qcow2"
+    _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", folder / "base.img", "-F", "raw", disk)
+
+    step("booting it once")
+    machine = Machine(Image(folder), folder)
+    machine.boot()
+    try:
+        machine.wait_up()
+        machine.command("systemctl is-system-running --wait")
+        machine.keep("booted")
+    finally:
+        machine.cut_power()
+    # the image moves once it is whole, and its disk looks for base.img beside itself
+    _run("qemu-img", "rebase", "-q", "-u", "-F", "raw", "-b", "base.img", disk)
+    step("done")
+
+
+def _sources(release: str) -> str:
+    """This machine's own sources of Debian, for that release."""
+    lines = []
+    for file in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian.sources"))]:
+        if file.is_file():
+            lines += file.read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    for known in PYTHONS:
+        text = text.replace(known, release)
+    if not text.strip():
+        raise CannotBuild("no Debian sources in /etc/apt/sources.list or /etc/apt/sources.list.d/debian.sources")
+    return text + "\n"
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _run(*words: str | Path) -> str:
+    """Its output. Raises CannotBuild with the end of what it said."""
+    argv: Sequence[str] = [str(word) for word in words]
+    env = {**os.environ, "PATH": _path(), "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise CannotBuild(f"{' '.join(argv[:4])} ...: exit code {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--release", choices=PYTHONS, default="trixie")
+    args = parser.parse_args()
+    try:
+        made = image(args.release, lambda line: print(line, file=sys.stderr, flush=True))
+    except CannotBuild as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(made.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""One virtual machine: QEMU's process, its disk, its monitor, and a shell in it over ssh."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.vm.image import Image
+
+MEMORY_MB = 1024
+BOOT_S = 240.0
+"""Without KVM, on cores that others use too: 45 s."""
+COMMAND_S = 60.0
+OUTSIDE = "10.0.2.100"
+"""The address at which the guest finds what runs outside."""
+PIPE = Path(__file__).parent / "pipe.py"
+
+
+class GuestFailed(Exception):
+    """A command in the guest; the message has what it said."""
+
+
+class Machine:
+    """folder: for the disk, the monitor and the console's log. outside: ports of OUTSIDE, and the local ones behind."""
+
+    def __init__(self, image: "Image", folder: Path, outside: Mapping[int, int] | None = None) -> None:
+        self._image, self._folder = image, folder
+        self._outside = dict(outside or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ssh_port = 0
+        self.disk = folder / "booted.qcow2"
+
+    # Its life.
+
+    def boot(self, kernel_words: str = "", clock: str | None = None) -> None:
+        """From its disk. clock: of the board, as `-rtc base=` takes it."""
+        self._start([] if clock is None else ["-rtc", f"base={clock}"], kernel_words)
+
+    def resume(self) -> None:
+        """Where the image was booted, with a fresh copy of its disk; the guest's clock is set."""
+        shutil.copy(self._image.file("booted.qcow2"), self.disk)
+        base = self._image.file("base.img")
+        _call("qemu-img", "rebase", "-q", "-u", "-F", "raw", "-b", str(base), str(self.disk))
+        self._start(["-loadvm", "booted"])
+        self.wait_up()
+        self.command(f"date -s @{time.time():.3f}")
+
+    def _start(self, more: list[str], kernel_words: str = "") -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._ssh_port = free.getsockname()[1]
+        ways = "".join(
+            f",guestfwd=tcp:{OUTSIDE}:{port}-cmd:{sys.executable} {PIPE} {local}"
+            for port, local in self._outside.items()
+        )
+        words = f"root=/dev/vda rw console=ttyS0 quiet mitigations=off net.ifnames=0 {kernel_words}"
+        argv = [
+            *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"),
+            *("-m", str(MEMORY_MB), "-nodefaults", "-display", "none", "-no-reboot"),
+            *("-kernel", str(self._image.file("vmlinuz")), "-initrd", str(self._image.file("initrd"))),
+            *("-append", words, "-drive", f"file={self.disk},if=none,id=d0", "-device", "virtio-blk-pci,drive=d0"),
+            *("-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self._ssh_port}-:22{ways}"),
+            *("-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"),
+            *("-serial", f"file:{self._folder / 'console'}", "-qmp", f"unix:{self._monitor},server,nowait"),
+            *more,
+        ]
+        with (self._folder / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    @property
+    def _monitor(self) -> Path:
+        return self._folder / "monitor"
+
+    def wait_up(self, within_s: float = BOOT_S) -> None:
+        """Until its shell answers. Raises GuestFailed."""
+        limit = time.monotonic() + within_s
+        while True:
+            try:
+                self.command("true", within_s=10)
+            except (GuestFailed, subprocess.TimeoutExpired) as error:
+                if self._process is None or self._process.poll() is not None:
+                    said = (self._folder / "qemu.log").read_text(errors="replace")
+                    raise GuestFailed(f"QEMU has ended: {said[-2000:]}") from None
+                if time.monotonic() > limit:
+                    raise GuestFailed(f"no shell within {within_s:g} s: {error}; {self.console()[-2000:]}") from None
+                time.sleep(0.3)
+            else:
+                return
+
+    def cut_power(self) -> None:
+        """At once, as a plug that is pulled. What the guest has not flushed is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait(10)
+
+    def keep(self, name: str) -> None:
+        """A snapshot of the running machine in its disk."""
+        answer = self.monitor("human-monitor-command", **{"command-line": f"savevm {name}"})
+        if answer:
+            raise GuestFailed(f"savevm: {answer}")
+
+    def console(self) -> str:
+        with suppress(FileNotFoundError):
+            return (self._folder / "console").read_text(errors="replace")
+        return ""
+
+    # In it.
+
+    def command(self, words: str, *, within_s: float = COMMAND_S, given: bytes = b"") -> str:
+        """What a root's shell says on standard output. Raises GuestFailed."""
+        done = subprocess.run([*self._ssh(), words], input=given, capture_output=True, timeout=within_s)
+        if done.returncode:
+            said = (done.stdout + done.stderr).decode(errors="replace")
+            raise GuestFailed(f"{words!r}: exit code {done.returncode}: {said[-3000:]}")
+        return done.stdout.decode(errors="replace")
+
+    def write(self, path: str, content: str | bytes, *, owner: str = "root", mode: str = "644") -> None:
+        given = content.encode() if isinstance(content, str) else content
+        self.command(
+            f"mkdir -p {os.path.dirname(path)} && cat > {path} && chown {owner} {path} && chmod {mode} {path}",
+            given=given,
+        )
+
+    def _ssh(self) -> list[str]:
+        options = {
+            "IdentityFile": self._image.file("key"),
+            "StrictHostKeyChecking": "no",
+            "UserKnownHostsFile": "/dev/null",
+            "LogLevel": "ERROR",
+            "ConnectTimeout": "5",
+        }
+        said = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", *said, "-p", str(self._ssh_port), "root@127.0.0.1"]
+
+    # Its board.
+
+    def monitor(self, execute: str, **arguments: Any) -> Any:
+        """One command of QEMU's QMP, and its answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(COMMAND_S)
+            connection.connect(str(self._monitor))
+            lines = connection.makefile("rw")
+            lines.readline()
+            for message in ({"execute": "qmp_capabilities"}, {"execute": execute, "arguments": arguments}):
+                lines.write(json.dumps(message) + "\n")
+                lines.flush()
+                answer = json.loads(lines.readline())
+                while "event" in answer:
+                    answer = json.loads(lines.readline())
+            if "error" in answer:
+                raise GuestFailed(f"{execute}: {answer['error']['desc']}")
+            return answer["return"]
+
+
+def _call(*argv: str) -> None:
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
