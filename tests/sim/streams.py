@@ -36,6 +36,9 @@ NEAR = 1e-4
 """m/s² or deg/s between a sample as measured and as decoded: float32 after two ways of scaling."""
 FRAME_SAMPLES = 80
 """No frame of these devices holds more: a clock's step shows up at an end of the frame in which it happened."""
+HIDDEN_SAMPLES = {"movesense": 16, "xsens-dot": 9, "polar-verity-sense": 8}
+"""Where a clock steps back while about as many samples are lost, the next stamp is as good as due: a stamp may be early
+by a frame and 8 samples, at Polar by a tenth of a frame. Then none are told as lost."""
 MOVESENSE_REST = 3
 GRID_HZ = 50
 PAUSE_NS = 200_000_000
@@ -167,9 +170,10 @@ class Finder:
     def link_of(self, place: int) -> int:
         return int(np.searchsorted(self.starts, place, side="right")) - 1
 
-    def places(self, index: np.ndarray, values: np.ndarray, link: int | None) -> np.ndarray:
+    def places(self, index: np.ndarray, values: np.ndarray, link: int | None, sent: np.ndarray) -> np.ndarray:
         """Where each was streamed, on this link or on any; -1: it was not. Of several that are equal (a sensor at its
-        limit) the one that goes on from the sample before it, or else the first after that, or that itself."""
+        limit) the one that its notification carries (sent; -1 where that is not known), or else the one that goes on
+        from the sample before it, or else the first after that, or that itself."""
         first, end = (0, len(self.truth)) if link is None else self.starts[link : link + 2]
         near = 4 * NEAR * len(self._onto)
         projected = values.astype(np.float64) @ self._onto
@@ -186,7 +190,10 @@ class Finder:
                 continue
             goes_on = last + int(index[n]) - last_index
             later = [place for place in at if place > last]
-            best = goes_on if last >= 0 and goes_on in at and goes_on > last else min(later, default=max(at))
+            if sent[n] in at:
+                best = int(sent[n])
+            else:
+                best = goes_on if last >= 0 and goes_on in at and goes_on > last else min(later, default=max(at))
             found[n] = best
             last, last_index = max(last, best), int(index[n])
         return found
@@ -227,7 +234,9 @@ def _stretch(
     index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
     assert index[0] == 0, f"{name}: its first sample is {index[0]}"
     assert (np.diff(index) > 0).all(), f"{name}: indices do not ascend"
-    places = finder.places(index, np.concatenate([b.values for b in bursts]), _link_of(name, worn, bursts))
+    of = _link_of(name, worn, bursts)
+    sent = _sent_with(worn, finder, column, of, bursts)
+    places = finder.places(index, np.concatenate([b.values for b in bursts]), of, sent)
     rows = np.repeat([b.row for b in bursts], [len(b.values) for b in bursts])
     tainted = np.repeat([b.tainted or _torn(worn, b) for b in bursts], [len(b.values) for b in bursts])
     known = places >= 0
@@ -274,6 +283,18 @@ def _link_of(name: str, worn: Streaming, bursts: list[Came]) -> int | None:
     return min(common)
 
 
+def _sent_with(worn: Streaming, finder: Finder, column: int, link: int | None, bursts: list[Came]) -> np.ndarray:
+    """The place of each sample by the notification that brought it; -1 where it was told later than that."""
+    firsts: dict[bytes, int] = {}
+    if link is not None and worn.profile not in UNSTAMPED:
+        payloads = worn.links[link].sent
+        for carried in CARRIED[worn.profile](payloads):
+            if carried.column == column:
+                firsts[payloads[carried.notifications[-1]]] = int(finder.starts[link]) + carried.first
+    places = [(firsts.get(b.payload, -1), len(b.values)) for b in bursts]
+    return np.concatenate([np.full(n, -1) if at < 0 else np.arange(at, at + n) for at, n in places])
+
+
 def _torn(worn: Streaming, burst: Came) -> bool:
     """Whether it was joined from two notifications that were not sent one behind the other."""
     if worn.profile != "movesense" or burst.payload[0] != MOVESENSE_REST:
@@ -309,7 +330,8 @@ def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
         low, high = places[n] - FRAME_SAMPLES, places[n + 1] + FRAME_SAMPLES
         steps = (*link.steps, *link.pauses)
         stepped = [seconds for seconds, before in steps if column in before and low <= before[column] <= high]
-        if stepped and any(abs(shift - seconds * worn.rate_hz) <= 1.5 for seconds in (*stepped, sum(stepped))):
+        off_max = HIDDEN_SAMPLES[worn.profile] if gap + shift == 1 else 1.5
+        if stepped and any(abs(shift - seconds * worn.rate_hz) <= off_max for seconds in (*stepped, sum(stepped))):
             continue
         if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):
             continue
