@@ -331,7 +331,8 @@ def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
         steps = (*link.steps, *link.pauses)
         stepped = [seconds for seconds, before in steps if column in before and low <= before[column] <= high]
         off_max = HIDDEN_SAMPLES[worn.profile] if gap + shift == 1 else 1.5
-        if stepped and any(abs(shift - seconds * worn.rate_hz) <= off_max for seconds in (*stepped, sum(stepped))):
+        runs = (sum(stepped[i:j]) for j in range(1, len(stepped) + 1) for i in range(j))
+        if any(abs(shift - seconds * worn.rate_hz) <= off_max for seconds in runs):
             continue
         if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):
             continue
