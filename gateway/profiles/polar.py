@@ -92,8 +92,12 @@ APART_S = 10.0
 and one that was half full may come late."""
 LOSS_SAMPLES, LOSS_SHARE = 0.5, 0.05
 """A frame later than its samples explain by half a sample and a twentieth of its own number tells of lost ones: whole
-frames are lost, and the sensor's rate differs from its nominal one by less than that."""
+frames are lost, and the sensor's rate differs from its nominal one by less than that. One as much too early is a step
+of the clock."""
 PERIOD_TOLERANCE = 0.1
+PERIOD_GAPS = 8
+"""The period is the mean of about so many gaps. Where a loss hides a step back, one gap may be short by as much as is
+no step; were the period that gap's, every frame after it would seem to follow a loss."""
 _LIMITS = {ACC: 17.0, GYRO: 2100.0}
 """g and deg/s: beyond the widest range (16, 2,000) and its calibration."""
 
@@ -210,11 +214,12 @@ def _delta(body: bytes, bits: int, payload: bytes) -> NDArray[np.int64]:
 
 @dataclass(slots=True)
 class Track:
-    """Where one of the two streams stands: by stamps of last samples, the period since the last frame."""
+    """Where one of the two streams stands: by stamps of last samples, and the period over so many gaps."""
 
     nominal_ns: float
     stamp_ns: int | None = None
     period_ns: float = 0.0
+    gaps: int = 0
     next_index: int = 0
 
     def stepped(self, stamp_ns: int, n: int) -> bool:
@@ -222,18 +227,21 @@ class Track:
             return False
         gap_ns = stamp_ns - self.stamp_ns
         excess = gap_ns / self.period_ns - n
-        return not 0 <= gap_ns <= STEP_S * 1e9 or excess < -(LOSS_SAMPLES + PERIOD_TOLERANCE * n)
+        return not 0 <= gap_ns <= STEP_S * 1e9 or excess < -(LOSS_SAMPLES + LOSS_SHARE * n)
 
     def take(self, stamp_ns: int, n: int) -> tuple[int, Int64]:
         """How many samples were lost before these, and the time of each against the stamp, ns: none is later."""
         lost, period_ns = 0, self.nominal_ns
-        if self.stamp_ns is not None:
+        if self.stamp_ns is None:
+            self.period_ns, self.gaps = self.nominal_ns, 0
+        else:
             gap_ns = stamp_ns - self.stamp_ns
             excess = gap_ns / self.period_ns - n
             lost = round(excess) if excess > LOSS_SAMPLES + LOSS_SHARE * n else 0
             period_ns = gap_ns / (n + lost)
-        low_ns, high_ns = (self.nominal_ns * (1 + sign * PERIOD_TOLERANCE) for sign in (-1, 1))
-        self.period_ns = min(high_ns, max(low_ns, period_ns))
+            low_ns, high_ns = (self.nominal_ns * (1 + sign * PERIOD_TOLERANCE) for sign in (-1, 1))
+            self.gaps = min(self.gaps + 1, PERIOD_GAPS)
+            self.period_ns += (min(high_ns, max(low_ns, period_ns)) - self.period_ns) / self.gaps
         self.stamp_ns, self.next_index = stamp_ns, self.next_index + lost + n
         return lost, np.rint(-period_ns * np.arange(n - 1, -1, -1)).astype(np.int64)
 
@@ -299,7 +307,7 @@ class PolarDecoder(StreamingDecoder):
     def _forget(self) -> list[Piece]:
         self.stepped_from = {}
         for track in self.tracks.values():
-            track.stamp_ns, track.period_ns, track.next_index = None, track.nominal_ns, 0
+            track.stamp_ns, track.next_index = None, 0
         return []
 
     def state(self) -> dict[str, object]:

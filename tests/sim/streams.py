@@ -36,9 +36,9 @@ NEAR = 1e-4
 """m/s² or deg/s between a sample as measured and as decoded: float32 after two ways of scaling."""
 FRAME_SAMPLES = 80
 """No frame of these devices holds more: a clock's step shows up at an end of the frame in which it happened."""
-HIDDEN_SAMPLES = {"movesense": 16, "xsens-dot": 9, "polar-verity-sense": 8}
+HIDDEN_SAMPLES = {"movesense": 2, "xsens-dot": 2, "polar-verity-sense": 5}
 """Where a clock steps back while about as many samples are lost, the next stamp is as good as due: a stamp may be early
-by a frame and 8 samples, at Polar by a tenth of a frame. Then none are told as lost."""
+by three quarters of a sample, at Polar by a half and a twentieth of a frame. Then none are told as lost."""
 MOVESENSE_REST = 3
 GRID_HZ = 50
 PAUSE_NS = 200_000_000
@@ -331,7 +331,8 @@ def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
         steps = (*link.steps, *link.pauses)
         stepped = [seconds for seconds, before in steps if column in before and low <= before[column] <= high]
         off_max = HIDDEN_SAMPLES[worn.profile] if gap + shift == 1 else 1.5
-        if stepped and any(abs(shift - seconds * worn.rate_hz) <= off_max for seconds in (*stepped, sum(stepped))):
+        runs = (sum(stepped[i:j]) for j in range(1, len(stepped) + 1) for i in range(j))
+        if any(abs(shift - seconds * worn.rate_hz) <= off_max for seconds in runs):
             continue
         if ledger.garbage_between(int(rows[n]) - 1, int(rows[n + 1])):
             continue

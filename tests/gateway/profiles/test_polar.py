@@ -222,6 +222,19 @@ def test_a_frame_that_is_missing_is_counted_in_its_own_stream():
     assert last.first == 36 * (len(gyro) - 1)
 
 
+@pytest.mark.parametrize("early", [2.25, 4])
+def test_a_step_back_that_a_loss_hides_makes_no_loss_of_what_comes_after(early):
+    """What is left of it, in samples, is a step where it is more than a rate may be off, and else it is forgotten."""
+    gyro = [row for row in two_streams(12) if row[1][0] == 5]
+    rows = gyro[:5] + [
+        (kind, frame(5, T0 + ns - round((36 + early) * 1e9 / 52), COUNTS[:36], 0x80, (10,)), ns)
+        for kind, _, ns in gyro[6:]
+    ]
+    pieces = flat(fold(PROFILE.decoder(), LINK + rows))
+    assert not losses(pieces)
+    assert [sum(isinstance(p, SessionEnded) for p in pieces), len(bursts(pieces))] == [int(early == 4), len(gyro) - 1]
+
+
 @pytest.mark.parametrize("step_s", [-5, -100_000, 61, 10**6])
 def test_a_step_of_the_clock_begins_one_new_session_for_both_streams(step_s):
     rows = LINK + two_streams(3) + two_streams(3, start_ns=T0 + (6 + step_s) * 10**9)
