@@ -82,6 +82,10 @@ class SimulatorControl:
         """A new session begins; the ring is kept."""
         await self._ask("reboot", wearable=wearable)
 
+    async def forget_bonds(self, wearable: str) -> None:
+        """It has no bond any more, and loses its link."""
+        await self._ask("forget_bonds", wearable=wearable)
+
     async def stop_sampling(self) -> None:
         """Closes the partial last frames and writes the truth; the radio stays up, so that backlogs drain."""
         await self._ask("stop")
