@@ -433,6 +433,20 @@ def test_polar_starts_once_tells_its_factor_and_stops() -> None:
     assert struct.unpack("<BBf", answers[0][5:]) == (5, 1, 8000 / 32768)
 
 
+def test_polars_clock_goes_on_while_its_stream_is_stopped() -> None:
+    device = BY_NAME["polar-verity-sense"].make()
+    BY_NAME["polar-verity-sense"].start(device)
+    device.measure(motion(52))
+    device.written(FB.format(1), bytes.fromhex("0302"))
+    device.measure(motion(520))
+    device.written(FB.format(1), bytes.fromhex(START_ACC))
+    device.measure(motion(104))
+    before, after = (frame for _, frame in sent_by(device) if frame[0] == 2)
+    last_ns, next_ns = (struct.unpack_from("<Q", frame, 1)[0] for frame in (before, after))
+    missed = (next_ns - last_ns) * 52 / 1e9 - len(read_deltas(after[10:]))
+    assert missed == pytest.approx(520, abs=0.1)
+
+
 MOVESENSE_ANSWERS = [
     ("subscribed", b"\x01\x05/Meas/IMU6/52", 200),
     ("a rate that it has not", b"\x01\x05/Meas/IMU6/50", 404),
