@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint bench demo-model clean brokers
+.PHONY: help setup demo test test-vm soak lint bench demo-model clean brokers vm-tools
 
 PYTHON ?= python3
 ARGS ?=
@@ -51,17 +51,28 @@ lint: $(DEV_DONE) ## style and types alone
 	  || { echo "not formatted: run $(DEV)/bin/ruff format" >&2; exit 1; }
 	@$(DEV)/bin/mypy --no-error-summary
 
-# The mosquitto broker is the one thing that the tests use and pip cannot bring.
-MOSQUITTO := apt-get install -y --no-install-recommends mosquitto
-brokers:
+test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; half an hour, 3 GB in build/)
+	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m vm --verbose $(ARGS)
+
+# What the tests use and pip cannot bring: $(call installed,COMMAND,PACKAGES,WHAT IS LEFT OUT WITHOUT THEM)
+define installed
 	@export PATH="$$PATH:/usr/sbin" DEBIAN_FRONTEND=noninteractive; \
-	if command -v mosquitto > /dev/null; then exit 0; fi; \
+	absent=; for tool in $(1); do command -v $$tool > /dev/null || absent=$$tool; done; \
+	if [ -z "$$absent" ]; then exit 0; fi; \
 	root=; if [ "$$(id -u)" != 0 ]; then root="sudo -n"; fi; \
+	install="apt-get install -y --no-install-recommends $(2)"; \
 	if command -v apt-get > /dev/null && $$root true 2> /dev/null; then \
-	  echo "installing mosquitto, which tests use ($(MOSQUITTO))"; \
-	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive $(MOSQUITTO) -qq > /dev/null && exit 0; \
+	  echo "installing what tests use ($$install)"; \
+	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive $$install -qq > /dev/null && exit 0; \
 	fi; \
-	echo "left out: the tests marked mosquitto; bring them in with: sudo $(MOSQUITTO)"
+	echo "left out: $(3); bring them in with: sudo $$install"
+endef
+
+brokers:
+	$(call installed,mosquitto,mosquitto,the tests marked mosquitto)
+
+vm-tools:
+	$(call installed,qemu-system-x86_64 mmdebstrap ssh,qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap zstd e2fsprogs openssh-client,the tests marked vm)
 
 bench: $(DEV_DONE) ## measurements, as ratios within one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(DEV)/bin/python "$$file"; done

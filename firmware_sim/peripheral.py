@@ -20,6 +20,7 @@ from bumble.device import Device as BumbleDevice
 
 from firmware_sim.device import ATT_MTU
 from firmware_sim.faults import Delivery, RadioFaults
+from firmware_sim.pairing import Pairing, forget_bonds, protected, require_pairing
 from firmware_sim.protocol import Property, SimulatedDevice, WriteRefused
 
 LOG = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Peripheral:
         uptime_ns: Callable[[], int],
         faults: RadioFaults,
         now_ns: Callable[[], int],
+        pairing: Pairing = Pairing.NONE,
+        passkey: int = 0,
     ) -> None:
         self.name = name
         self.address = address
@@ -99,6 +102,8 @@ class Peripheral:
         )
         self._bumble = self._controller.bumble_device(configuration)
         self._bumble.command_timeout = self._controller.command_s
+        self._pairing = pairing
+        require_pairing(self._bumble, pairing, passkey)
         self._bumble.gatt_server.max_mtu = ATT_MTU
         self._characteristics = {
             uuid: self._characteristic(uuid, properties)
@@ -162,6 +167,11 @@ class Peripheral:
         if not self._controller.reachable:
             self.lose_link()
 
+    def forget_bonds(self) -> None:
+        """As after a reset to factory settings: whoever was bonded has to pair again."""
+        self.lose_link()
+        forget_bonds(self._bumble)
+
     def close(self) -> None:
         """Ends the link and keep_advertising."""
         self._closed = True
@@ -214,7 +224,7 @@ class Peripheral:
 
         value = gatt.CharacteristicValue(read=read, write=write)
         made: gatt.Characteristic[bytes] = gatt.Characteristic(
-            _uuid(uuid), Properties(int(properties)), permissions, value
+            _uuid(uuid), Properties(int(properties)), protected(permissions, self._pairing), value
         )
         made.on(gatt.Characteristic.EVENT_SUBSCRIPTION, subscribed)
         return made

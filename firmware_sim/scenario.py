@@ -100,6 +100,9 @@ class WearableSpec(BaseModel):
     truth: Path | None = None
     ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
+    pairing: Literal["none", "just_works", "passkey", "numeric"] = "none"
+    """As firmware_sim.pairing has it."""
+    passkey: Annotated[int, Field(ge=0, le=999_999)] | None = None
     faults: Annotated[tuple[Fault, ...], BeforeValidator(_faults)] = ()
     """Written as one text (firmware_sim/faults.py); what of them is random follows from name and seed."""
 
@@ -109,6 +112,8 @@ class WearableSpec(BaseModel):
             raise ValueError(f"name {self.name!r}: more than {NAME_BYTES_MAX} bytes do not fit the scan response")
         if self.profile != REFERENCE and "ring" in self.model_fields_set:
             raise ValueError(f"ring: {self.profile} keeps no samples")
+        if (self.passkey is None) != (self.pairing != "passkey"):
+            raise ValueError("passkey: six digits where pairing is passkey, and only there")
         if (self.accelerometer is None) != (self.gyroscope is None):
             raise ValueError("accelerometer and gyroscope: both files of the pair are needed")
         if self.recording is not None and self.accelerometer is not None:

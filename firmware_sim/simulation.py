@@ -21,6 +21,7 @@ from firmware_sim.endpoint import Endpoint
 from firmware_sim.families import FAMILIES
 from firmware_sim.families.streaming import Settings as FamilySettings
 from firmware_sim.faults import FirmwareFaults, Happened, RadioFaults, SensorFaults
+from firmware_sim.pairing import Pairing
 from firmware_sim.peripheral import Peripheral, Radio
 from firmware_sim.protocol import SimulatedDevice
 from firmware_sim.radio import VirtualRadio
@@ -35,7 +36,7 @@ SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
 FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
-CONTROL_OPS = ("status", "out_of_range", "stop", "reboot")
+CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds")
 
 
 class RequestRejected(Exception):
@@ -73,7 +74,15 @@ class Wearable:
         self._radio_faults = RadioFaults(spec.faults, seed)
         self._sensor_faults, self._firmware_faults = SensorFaults(spec.faults, seed), FirmwareFaults(spec.faults, seed)
         self.peripheral = Peripheral(
-            spec.name, spec.ble_address(), self.device, radio, self.uptime_ns, self._radio_faults, self._elapsed_ns
+            spec.name,
+            spec.ble_address(),
+            self.device,
+            radio,
+            self.uptime_ns,
+            self._radio_faults,
+            self._elapsed_ns,
+            Pairing(spec.pairing),
+            spec.passkey or 0,
         )
         self._values = values
         self._played = 0
@@ -289,6 +298,8 @@ class Simulation:
                     wearable.stop()
             case "reboot":
                 self._named(request).reboot()
+            case "forget_bonds":
+                self._named(request).peripheral.forget_bonds()
             case other:
                 raise RequestRejected(f"unknown op {other!r}: expected one of {', '.join(CONTROL_OPS)}")
         return {"wearables": [wearable.status() for wearable in self.wearables]}

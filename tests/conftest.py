@@ -60,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("tflite-runtime"))
         if item.path.is_relative_to(REPOSITORY / "tests" / "e2e"):
             item.add_marker(pytest.mark.xdist_group("e2e"))
+        if item.path.is_relative_to(REPOSITORY / "tests" / "vm"):
+            item.add_marker(pytest.mark.vm)
 
 
 # What a run says of itself at its end: the time of each area, and what became of the tests that need something.

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 CALL_S = 10.0
 """One D-Bus call. Device1.Disconnect takes 2 to 2.6 s."""
 
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+
 Objects = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -43,13 +45,25 @@ class BluezAdapter:
                 present = [path.rsplit("/", 1)[1] for path, found in objects.items() if "org.bluez.Adapter1" in found]
                 others = f"; there is {', '.join(present)}" if present else ""
                 raise RadioAway(f"{self.name}: BlueZ has no such adapter{others}")
-            if not adapter["Powered"]:  # refused where rfkill blocks it; the scan then says that it is switched off
-                powered = ["org.bluez.Adapter1", "Powered", Variant("b", True)]
-                await bus.call(self._path, "org.freedesktop.DBus.Properties", "Set", "ssv", powered)
+            if not adapter["Powered"]:
+                await self._switch_on(bus)
             for path, device in self._devices(objects):
                 if device["Connected"] and device["Address"].upper() in addresses:
                     log.info("%s: ending the link that an earlier process left", device["Address"])
                     await bus.call(path, "org.bluez.Device1", "Disconnect")
+
+    async def _switch_on(self, bus: "_Bus") -> None:
+        """Raises RadioAway where that is refused, as it is where rfkill blocks it."""
+        powered = ["org.bluez.Adapter1", "Powered", Variant("b", True)]
+        await bus.call(self._path, _PROPERTIES, "Set", "ssv", powered)
+        adapter = (await bus.objects()).get(self._path, {}).get("org.bluez.Adapter1", {})
+        if adapter.get("Powered", False):
+            return
+        blocked = adapter.get("PowerState") == "off-blocked"
+        raise RadioAway(
+            f"{self.name}: the adapter is switched off and stays so{': rfkill blocks it' if blocked else ''}",
+            hint="rfkill list says what is blocked; rfkill unblock bluetooth lifts it, or a switch on the machine.",
+        )
 
     def _devices(self, objects: Objects) -> list[tuple[str, Mapping[str, Any]]]:
         of_ours = f"{self._path}/"

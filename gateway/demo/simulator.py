@@ -25,6 +25,8 @@ class WearableTruth:
     acknowledged: int
     connected: bool
     finished: bool
+    sessions: dict[str, int]
+    """Samples made, by session, the running one last."""
 
 
 class SimulatorControl:
@@ -68,12 +70,21 @@ class SimulatorControl:
                 acknowledged=w["acked"],
                 connected=w["connected"],
                 finished=w["finished"],
+                sessions={session["session"]: session["made"] for session in w["sessions"]},
             )
             for w in (await self._ask("status"))["wearables"]
         )
 
     async def out_of_range(self, wearable: str, on: bool) -> None:
         await self._ask("out_of_range", wearable=wearable, on=on)
+
+    async def reboot(self, wearable: str) -> None:
+        """A new session begins; the ring is kept."""
+        await self._ask("reboot", wearable=wearable)
+
+    async def forget_bonds(self, wearable: str) -> None:
+        """It has no bond any more, and loses its link."""
+        await self._ask("forget_bonds", wearable=wearable)
 
     async def stop_sampling(self) -> None:
         """Closes the partial last frames and writes the truth; the radio stays up, so that backlogs drain."""

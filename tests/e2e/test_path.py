@@ -41,10 +41,11 @@ def due_ids(made: Any) -> set[tuple[str, str]]:
     """(source, id without its derivation) of each prediction that the samples made ask for: windows of 200 samples,
     one every 100, from sample 0 of each session."""
     return {
-        (f"urn:fidget:wearable:{wearable.name}", f"{wearable.session}-{first // 100}")
+        (f"urn:fidget:wearable:{wearable.name}", f"{session}-{first // 100}")
         for wearable in made
-        for first in range(0, wearable.made, 100)
-        if first + 200 <= wearable.made
+        for session, samples in wearable.sessions.items()
+        for first in range(0, samples, 100)
+        if first + 200 <= samples
     }
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.vm.image import Image
 
+SNAPSHOT = "running"
 MEMORY_MB = 1024
 BOOT_S = 240.0
 """Without KVM, on cores that others use too: 45 s."""
@@ -37,7 +38,7 @@ class Machine:
         self._outside = dict(outside or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._ssh_port = 0
-        self.disk = folder / "booted.qcow2"
+        self.disk = folder / "disk.qcow2"
 
     # Its life.
 
@@ -47,10 +48,12 @@ class Machine:
 
     def resume(self) -> None:
         """Where the image was booted, with a fresh copy of its disk; the guest's clock is set."""
-        shutil.copy(self._image.file("booted.qcow2"), self.disk)
-        base = self._image.file("base.img")
-        _call("qemu-img", "rebase", "-q", "-u", "-F", "raw", "-b", str(base), str(self.disk))
-        self._start(["-loadvm", "booted"])
+        if self.disk != self._image.disk:
+            shutil.copy(self._image.disk, self.disk)
+        # where the image was made its folder had another name
+        base = str(self._image.file("base.img"))
+        subprocess.run(["qemu-img", "rebase", "-q", "-u", "-F", "raw", "-b", base, str(self.disk)], check=True)
+        self._start(["-loadvm", SNAPSHOT])
         self.wait_up()
         self.command(f"date -s @{time.time():.3f}")
 
@@ -104,9 +107,9 @@ class Machine:
                 process.send_signal(signal.SIGKILL)
             process.wait(10)
 
-    def keep(self, name: str) -> None:
-        """A snapshot of the running machine in its disk."""
-        answer = self.monitor("human-monitor-command", **{"command-line": f"savevm {name}"})
+    def keep(self) -> None:
+        """A snapshot of the running machine in its disk, from which it can be resumed."""
+        answer = self.monitor("human-monitor-command", **{"command-line": f"savevm {SNAPSHOT}"})
         if answer:
             raise GuestFailed(f"savevm: {answer}")
 
@@ -161,7 +164,3 @@ class Machine:
             if "error" in answer:
                 raise GuestFailed(f"{execute}: {answer['error']['desc']}")
             return answer["return"]
-
-
-def _call(*argv: str) -> None:
-    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)

@@ -60,9 +60,9 @@ class Device1(ServiceInterface):
 
 
 class Adapter1(ServiceInterface):
-    def __init__(self, *, powered: bool = True) -> None:
+    def __init__(self, *, powered: bool = True, blocked: bool = False) -> None:
         super().__init__("org.bluez.Adapter1")
-        self.powered = powered
+        self.powered, self.blocked = powered, blocked
         self.removed: list[str] = []
 
     @dbus_property()
@@ -71,7 +71,13 @@ class Adapter1(ServiceInterface):
 
     @Powered.setter  # type: ignore[no-redef]
     def Powered(self, powered: DBusBool) -> None:
+        if self.blocked:
+            raise DBusError("org.bluez.Error.Failed", "Failed")
         self.powered = powered
+
+    @dbus_property(access=PropertyAccess.READ)
+    def PowerState(self) -> DBusStr:
+        return "on" if self.powered else "off-blocked" if self.blocked else "off"
 
     @dbus_method()
     def RemoveDevice(self, device: DBusObjectPath) -> None:
@@ -126,6 +132,13 @@ async def test_an_adapter_that_is_off_is_switched_on(bluez: Bluez) -> None:
     await bluez.appears(adapter)
     await BluezAdapter("hci0").attach(set())
     assert adapter.powered
+
+
+async def test_an_adapter_that_rfkill_blocks_is_told_with_the_way_out(bluez: Bluez) -> None:
+    await bluez.appears(Adapter1(powered=False, blocked=True))
+    with pytest.raises(RadioAway, match="hci0: the adapter is switched off and stays so: rfkill blocks it") as away:
+        await BluezAdapter("hci0").attach(set())
+    assert "rfkill unblock bluetooth" in away.value.hint
 
 
 async def test_an_adapter_that_is_not_there_is_named_with_those_that_are(bluez: Bluez) -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once in the guest's files, as they become its disk. In /tmp: key.pub, wheels, systemd, demo.
+# Runs once in the guest's files, before they become its disk. In /tmp: key.pub, wheels.
 set -eu
 
 echo guest > /etc/hostname
@@ -26,12 +26,8 @@ systemctl disable -q mosquitto
 systemctl mask -q systemd-networkd-wait-online.service systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer \
   fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer
 
-# The README's commands, but for where the packages come from.
+# What the daemon needs; itself it comes later (install.sh).
 python3 -m venv /opt/fidget-gateway
 /opt/fidget-gateway/bin/pip install -q --no-index --find-links /tmp/wheels fidget-gateway
-install -D -m 644 /tmp/systemd/fidget-gateway.sysusers.conf /usr/lib/sysusers.d/fidget-gateway.conf
-systemd-sysusers
-install -d -o fidget-gateway -g fidget-gateway -m 700 /var/lib/fidget-gateway
-cp -r /tmp/demo /opt/fidget-gateway/bundle
-install -m 644 /tmp/systemd/fidget-gateway.service /etc/systemd/system/
-rm -rf /tmp/key.pub /tmp/wheels /tmp/systemd /tmp/demo
+/opt/fidget-gateway/bin/pip uninstall -q -y fidget-gateway
+rm -rf /tmp/key.pub /tmp/wheels

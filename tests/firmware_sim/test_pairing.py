@@ -1,0 +1,128 @@
+"""A simulated wearable that pairs, against Bumble's own host as the central."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import numpy as np
+import pytest
+from bumble import hci
+from bumble.core import UUID, ProtocolError
+from bumble.device import Connection, Device, DeviceConfiguration, Peer
+from bumble.keys import MemoryKeyStore
+from bumble.pairing import PairingConfig, PairingDelegate
+
+from firmware_sim.encoding import INFO_UUID
+from firmware_sim.scenario import ScenarioRejected, parse_wearable
+from firmware_sim.simulation import Simulation
+
+
+class Keyboard(PairingDelegate):
+    """Of the central: it types what it is told to, and notes what it is shown."""
+
+    def __init__(self, typed: int) -> None:
+        super().__init__(PairingDelegate.DISPLAY_OUTPUT_AND_KEYBOARD_INPUT)
+        self.typed, self.asked, self.compared = typed, 0, 0
+
+    async def get_number(self) -> int:
+        self.asked += 1
+        return self.typed
+
+    async def compare_numbers(self, number: int, digits: int) -> bool:
+        self.compared += 1
+        return 0 <= number < 10**digits
+
+
+Meet = Callable[[str, Keyboard], Awaitable[tuple[Simulation, Device]]]
+
+
+@pytest.fixture
+async def meet() -> AsyncIterator[Meet]:
+    """A wearable as a text describes it, and a central in its air."""
+    running: list[asyncio.Task[None]] = []
+
+    async def make(wearable: str, keyboard: Keyboard) -> tuple[Simulation, Device]:
+        simulation = Simulation(lambda: 0, random.Random(1))
+        simulation.add(parse_wearable(f"name=left; {wearable}"), np.zeros((100, 6), np.float32))
+        running.append(asyncio.create_task(simulation.run()))
+        await simulation.started.wait()
+        configuration = DeviceConfiguration(name="central", address=hci.Address("F0:00:00:00:00:01"))
+        central = simulation.radio.wearable("central").bumble_device(configuration)
+        central.keystore = MemoryKeyStore()
+        central.pairing_config_factory = lambda _: PairingConfig(sc=True, mitm=True, bonding=True, delegate=keyboard)
+        await central.power_on()
+        return simulation, central
+
+    yield make
+    for task in running:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def connected(simulation: Simulation, central: Device) -> Connection:
+    (wearable,) = simulation.wearables
+    return await asyncio.wait_for(central.connect(hci.Address(wearable.spec.ble_address())), 10)
+
+
+async def info(connection: Connection) -> bytes:
+    """What the wearable answers to a read."""
+    peer = Peer(connection)
+    await peer.discover_all()
+    (characteristic,) = peer.get_characteristics_by_uuid(UUID(INFO_UUID))
+    return await characteristic.read_value()
+
+
+async def test_who_is_not_bonded_reads_nothing(meet: Meet) -> None:
+    simulation, central = await meet("pairing=passkey; passkey=123456", Keyboard(123456))
+    with pytest.raises(ProtocolError, match=r"AUTHENTICATION|ENCRYPTION"):
+        await info(await connected(simulation, central))
+
+
+@pytest.mark.parametrize(
+    ("wearable", "asked", "compared"),
+    [("pairing=passkey; passkey=012345", 1, 0), ("pairing=numeric", 0, 1), ("pairing=just_works", 0, 0)],
+)
+async def test_each_way_to_pair_opens_it_and_the_bond_serves_the_next_link(
+    meet: Meet, wearable: str, asked: int, compared: int
+) -> None:
+    keyboard = Keyboard(12345)
+    simulation, central = await meet(wearable, keyboard)
+    first = await connected(simulation, central)
+    await asyncio.wait_for(first.pair(), 10)
+    assert (keyboard.asked, keyboard.compared) == (asked, compared)
+    assert await info(first)
+    await first.disconnect()
+    second = await connected(simulation, central)
+    await asyncio.wait_for(second.encrypt(), 10)
+    assert await info(second)
+    assert (keyboard.asked, keyboard.compared) == (asked, compared)
+
+
+async def test_a_wrong_passkey_pairs_nothing(meet: Meet) -> None:
+    simulation, central = await meet("pairing=passkey; passkey=123456", Keyboard(123457))
+    connection = await connected(simulation, central)
+    with pytest.raises(ProtocolError):
+        await asyncio.wait_for(connection.pair(), 10)
+
+
+async def test_a_wearable_that_forgot_its_bonds_knows_the_central_no_more(meet: Meet) -> None:
+    simulation, central = await meet("pairing=numeric", Keyboard(0))
+    await asyncio.wait_for((await connected(simulation, central)).pair(), 10)
+    simulation.obey({"op": "forget_bonds", "wearable": "left"})
+    again = await connected(simulation, central)
+    with pytest.raises(Exception, match="PIN_OR_KEY_MISSING"):
+        await asyncio.wait_for(again.encrypt(), 10)
+
+
+@pytest.mark.parametrize(
+    ("wearable", "said"),
+    [
+        ("pairing=passkey", "passkey: six digits where pairing is passkey"),
+        ("passkey=123456", "passkey: six digits where pairing is passkey"),
+        ("pairing=passkey; passkey=1000000", "passkey: .*less than or equal to 999999"),
+        ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey' or 'numeric'"),
+    ],
+)
+def test_what_cannot_be_is_refused(wearable: str, said: str) -> None:
+    with pytest.raises(ScenarioRejected, match=said):
+        parse_wearable(f"name=left; {wearable}")
