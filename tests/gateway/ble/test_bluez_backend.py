@@ -13,13 +13,14 @@ from bleak import BleakClient
 from bleak.backends.bluezdbus.client import BleakClientBlueZDBus
 from bleak.backends.device import BLEDevice
 from bleak.exc import BleakDBusError, BleakError
-from dbus_fast import BusType, DBusError, PropertyAccess
+from dbus_fast import BusType, DBusError, Message, MessageType, PropertyAccess
 from dbus_fast.aio import MessageBus
 from dbus_fast.annotations import DBusBool, DBusObjectPath, DBusStr
 from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
 
+from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
-from gateway.ble.errors import RadioAway
+from gateway.ble.errors import PairingFailed, RadioAway
 
 OURS, STRANGER = "C0:00:00:00:00:01", "C0:00:00:00:00:02"
 
@@ -39,6 +40,8 @@ class Device1(ServiceInterface):
         super().__init__("org.bluez.Device1")
         self.path = "/org/bluez/hci0/dev_" + address.replace(":", "_")
         self.address, self.connected, self.paired = address, connected, paired
+        self.asks, self.passkey = "RequestPasskey", 123456
+        self.bluez: Bluez | None = None
 
     @dbus_property(access=PropertyAccess.READ)
     def Address(self) -> DBusStr:
@@ -57,6 +60,15 @@ class Device1(ServiceInterface):
         if not self.connected:
             raise DBusError("org.bluez.Error.NotConnected", "Not Connected")
         self.connected = False
+
+    @dbus_method()
+    async def Pair(self) -> None:
+        """Asks the agent of whoever registered one last, as a wearable with such an `asks` makes BlueZ do."""
+        assert self.bluez is not None
+        reply = await self.bluez.ask(self.asks, self.path)
+        if reply.message_type is MessageType.ERROR or (self.asks == "RequestPasskey" and reply.body != [self.passkey]):
+            raise DBusError("org.bluez.Error.AuthenticationFailed", "Authentication Failed")
+        self.paired = True
 
 
 class Adapter1(ServiceInterface):
@@ -84,13 +96,45 @@ class Adapter1(ServiceInterface):
         self.removed.append(device)
 
 
+class AgentManager1(ServiceInterface):
+    def __init__(self) -> None:
+        super().__init__("org.bluez.AgentManager1")
+
+    @dbus_method()
+    def RegisterAgent(self, agent: DBusObjectPath, capability: DBusStr) -> None:
+        """Who it was is in the message (Bluez)."""
+
+    @dbus_method()
+    def RequestDefaultAgent(self, agent: DBusObjectPath) -> None:
+        """The one registered last is asked in any case."""
+
+
 class Bluez:
+    """agents: who registered one, at which path and with which capability, the last one last."""
+
     def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
+        self.agents: list[tuple[str, str, str]] = []
+        bus.add_message_handler(self._saw)
+
+    def _saw(self, message: Message) -> None:
+        if message.member == "RegisterAgent":
+            self.agents.append((message.sender or "", *message.body))
+
+    async def ask(self, what: str, device: str) -> Message:
+        """What the newest agent answers."""
+        sender, path, _ = self.agents[-1]
+        more: tuple[str, list[object]] = ("u", [123456]) if what == "RequestConfirmation" else ("", [])
+        asked = Message(sender, path, "org.bluez.Agent1", what, signature=f"o{more[0]}", body=[device, *more[1]])
+        reply = await self.bus.call(asked)
+        assert reply is not None
+        return reply
 
     async def appears(self, adapter: Adapter1, *devices: Device1) -> None:
+        self.bus.export("/org/bluez", AgentManager1())
         self.bus.export("/org/bluez/hci0", adapter)
         for device in devices:
+            device.bluez = self
             self.bus.export(device.path, device)
         await self.bus.request_name("org.bluez")
 
@@ -159,6 +203,99 @@ async def test_a_machine_without_a_bus_asks_for_dbus(tmp_path: Path, monkeypatch
     with pytest.raises(RadioAway, match=r"the system's D-Bus: .*No such file") as away:
         await BluezAdapter("hci0").attach(set())
     assert "dbus" in away.value.hint
+
+
+class Person:
+    """Who answers so."""
+
+    def __init__(self, passkey: int | None = None, confirms: bool = False, trusts: bool = False) -> None:
+        self._passkey, self._confirms, self._trusts = passkey, confirms, trusts
+
+    async def passkey(self, address: str) -> int | None:
+        assert address == OURS
+        return self._passkey
+
+    async def confirm(self, address: str, number: int) -> bool:
+        assert (address, number) == (OURS, 123456)
+        return self._confirms
+
+    async def just_works(self, address: str) -> bool:
+        assert address == OURS
+        return self._trusts
+
+
+@pytest.mark.parametrize(
+    ("asks", "good", "bad"),
+    [
+        ("RequestPasskey", Person(passkey=123456), Person(passkey=123457)),
+        ("RequestPasskey", Person(passkey=123456), Person()),
+        ("RequestConfirmation", Person(confirms=True), Person()),
+        ("RequestAuthorization", Person(trusts=True), Person()),
+    ],
+    ids=["passkey", "no passkey", "numbers", "just works"],
+)
+async def test_who_pairs_is_answered_by_the_person_that_asked_for_it(
+    bluez: Bluez, asks: str, good: Person, bad: Person
+) -> None:
+    ours = Device1(OURS, connected=True)
+    ours.asks = asks
+    await bluez.appears(Adapter1(), ours)
+    with pytest.raises(PairingFailed, match=f"{OURS}: pairing failed: another passkey"):
+        await BluezAdapter("hci0", bad).pair(OURS)
+    assert not ours.paired
+    ours.connected = True
+    await BluezAdapter("hci0", good).pair(OURS)
+    assert ours.paired
+    assert not ours.connected  # the daemon, which hears it again, is to have it
+    assert {capability for _, _, capability in bluez.agents} == {"KeyboardDisplay"}
+
+
+@pytest.mark.parametrize("asks", ["RequestPasskey", "RequestConfirmation", "RequestAuthorization"])
+async def test_the_daemon_pairs_with_nobody_and_says_so(
+    bluez: Bluez, asks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Device1(OURS)
+    await bluez.appears(Adapter1(), ours)
+    daemon = BluezAdapter("hci0")
+    await daemon.attach(set())
+    reply = await bluez.ask(asks, ours.path)
+    assert reply.error_name == "org.bluez.Error.Rejected"
+    assert f"{OURS}: wants to be paired, which only `gateway pair` may do" in caplog.text
+    await daemon.detach()
+
+
+async def test_the_daemon_lets_those_pair_just_so_that_may(bluez: Bluez) -> None:
+    ours, stranger = Device1(OURS), Device1(STRANGER)
+    await bluez.appears(Adapter1(), ours, stranger)
+    daemon = BluezAdapter("hci0", Refusals([OURS.lower()]))
+    await daemon.attach(set())
+    assert (await bluez.ask("RequestAuthorization", ours.path)).message_type is MessageType.METHOD_RETURN
+    assert (await bluez.ask("RequestAuthorization", stranger.path)).message_type is MessageType.ERROR
+    await daemon.detach()
+
+
+async def test_a_bluetoothd_that_ends_is_noticed_and_gets_the_agent_again_when_it_is_back(bluez: Bluez) -> None:
+    await bluez.appears(Adapter1())
+    daemon = BluezAdapter("hci0")
+    await daemon.attach(set())
+    lost = asyncio.create_task(daemon.wait_lost())
+    done, _ = await asyncio.wait({lost}, timeout=0.2)
+    assert not done
+    await bluez.bus.release_name("org.bluez")
+    await asyncio.wait_for(lost, 5)
+    await bluez.bus.request_name("org.bluez")
+    await daemon.attach(set())
+    assert len(bluez.agents) == 2
+    await daemon.detach()
+
+
+async def test_what_bluez_knows_of_a_wearable_is_told_and_forgotten(bluez: Bluez) -> None:
+    adapter, ours = Adapter1(), Device1(OURS, paired=True)
+    await bluez.appears(adapter, ours)
+    assert (await BluezAdapter("hci0").known())[OURS]["Paired"] is True
+    assert await BluezAdapter("hci0").unpair(OURS)
+    assert adapter.removed == [ours.path]
+    assert not await BluezAdapter("hci0").unpair(STRANGER)
 
 
 @pytest.mark.parametrize("paired", [False, True])
