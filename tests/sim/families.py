@@ -213,7 +213,7 @@ class Streaming:
         for taken in self.device.measure(values):
             link.streamed.setdefault(taken.columns.start, []).append(taken.values)
             before.pop(taken.columns.start, None)
-        if before:
+        if before and self.device.connected:
             link.pauses.append((len(values) / self.rate_hz, before))
 
     def finish(self) -> None:
