@@ -4,8 +4,6 @@ How BlueZ itself behaves is not shown here: it needs a kernel with a Bluetooth a
 """
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,155 +11,12 @@ from bleak import BleakClient
 from bleak.backends.bluezdbus.client import BleakClientBlueZDBus
 from bleak.backends.device import BLEDevice
 from bleak.exc import BleakDBusError, BleakError
-from dbus_fast import BusType, DBusError, Message, MessageType, PropertyAccess
-from dbus_fast.aio import MessageBus
-from dbus_fast.annotations import DBusBool, DBusObjectPath, DBusStr
-from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
+from dbus_fast import MessageType
 
 from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
 from gateway.ble.errors import PairingFailed, RadioAway
-
-OURS, STRANGER = "C0:00:00:00:00:01", "C0:00:00:00:00:02"
-
-BUS = """<busconfig>
-  <type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/><allow user="*"/>
-  </policy>
-</busconfig>
-"""
-
-
-class Device1(ServiceInterface):
-    """org.bluez.Device1: the properties and the method that are used."""
-
-    def __init__(self, address: str, *, connected: bool = True, paired: bool = False) -> None:
-        super().__init__("org.bluez.Device1")
-        self.path = "/org/bluez/hci0/dev_" + address.replace(":", "_")
-        self.address, self.connected, self.paired = address, connected, paired
-        self.asks, self.passkey = "RequestPasskey", 123456
-        self.bluez: Bluez | None = None
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Address(self) -> DBusStr:
-        return self.address
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Connected(self) -> DBusBool:
-        return self.connected
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Paired(self) -> DBusBool:
-        return self.paired
-
-    @dbus_method()
-    def Disconnect(self) -> None:
-        if not self.connected:
-            raise DBusError("org.bluez.Error.NotConnected", "Not Connected")
-        self.connected = False
-
-    @dbus_method()
-    async def Pair(self) -> None:
-        """Asks the agent of whoever registered one last, as a wearable with such an `asks` makes BlueZ do."""
-        assert self.bluez is not None
-        reply = await self.bluez.ask(self.asks, self.path)
-        if reply.message_type is MessageType.ERROR or (self.asks == "RequestPasskey" and reply.body != [self.passkey]):
-            raise DBusError("org.bluez.Error.AuthenticationFailed", "Authentication Failed")
-        self.paired = True
-
-
-class Adapter1(ServiceInterface):
-    def __init__(self, *, powered: bool = True, blocked: bool = False) -> None:
-        super().__init__("org.bluez.Adapter1")
-        self.powered, self.blocked = powered, blocked
-        self.removed: list[str] = []
-
-    @dbus_property()
-    def Powered(self) -> DBusBool:
-        return self.powered
-
-    @Powered.setter  # type: ignore[no-redef]
-    def Powered(self, powered: DBusBool) -> None:
-        if self.blocked:
-            raise DBusError("org.bluez.Error.Failed", "Failed")
-        self.powered = powered
-
-    @dbus_property(access=PropertyAccess.READ)
-    def PowerState(self) -> DBusStr:
-        return "on" if self.powered else "off-blocked" if self.blocked else "off"
-
-    @dbus_method()
-    def RemoveDevice(self, device: DBusObjectPath) -> None:
-        self.removed.append(device)
-
-
-class AgentManager1(ServiceInterface):
-    def __init__(self) -> None:
-        super().__init__("org.bluez.AgentManager1")
-
-    @dbus_method()
-    def RegisterAgent(self, agent: DBusObjectPath, capability: DBusStr) -> None:
-        """Who it was is in the message (Bluez)."""
-
-    @dbus_method()
-    def RequestDefaultAgent(self, agent: DBusObjectPath) -> None:
-        """The one registered last is asked in any case."""
-
-
-class Bluez:
-    """agents: who registered one, at which path and with which capability, the last one last."""
-
-    def __init__(self, bus: MessageBus) -> None:
-        self.bus = bus
-        self.agents: list[tuple[str, str, str]] = []
-        bus.add_message_handler(self._saw)
-
-    def _saw(self, message: Message) -> None:
-        if message.member == "RegisterAgent":
-            self.agents.append((message.sender or "", *message.body))
-
-    async def ask(self, what: str, device: str) -> Message:
-        """What the newest agent answers."""
-        sender, path, _ = self.agents[-1]
-        more: tuple[str, list[object]] = ("u", [123456]) if what == "RequestConfirmation" else ("", [])
-        asked = Message(sender, path, "org.bluez.Agent1", what, signature=f"o{more[0]}", body=[device, *more[1]])
-        reply = await self.bus.call(asked)
-        assert reply is not None
-        return reply
-
-    async def appears(self, adapter: Adapter1, *devices: Device1) -> None:
-        self.bus.export("/org/bluez", AgentManager1())
-        self.bus.export("/org/bluez/hci0", adapter)
-        for device in devices:
-            device.bluez = self
-            self.bus.export(device.path, device)
-        await self.bus.request_name("org.bluez")
-
-
-@pytest.fixture
-async def system_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    daemon = shutil.which("dbus-daemon")
-    if daemon is None:
-        pytest.skip("dbus-daemon is not installed (Debian: apt-get install dbus-daemon)")
-    socket, config = tmp_path / "bus", tmp_path / "bus.conf"
-    config.write_text(BUS.format(socket=socket))
-    process = await asyncio.create_subprocess_exec(
-        daemon, f"--config-file={config}", "--nofork", "--print-address", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    await process.stdout.readline()  # it listens
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={socket}")
-    yield
-    process.kill()
-    await process.wait()
-
-
-@pytest.fixture
-async def bluez(system_bus: None) -> AsyncIterator[Bluez]:
-    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-    yield Bluez(bus)
-    bus.disconnect()
+from tests.gateway.bluez import OURS, STRANGER, Adapter1, Bluez, Device1
 
 
 async def test_a_link_that_a_killed_gateway_left_is_ended_and_no_strangers(bluez: Bluez) -> None:
