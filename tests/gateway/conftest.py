@@ -1,5 +1,5 @@
-"""Fixtures of more than one room: a bundle for any channels, whose answers are known without it; a D-Bus of its own, and
-what stands for bluetoothd on it."""
+"""Fixtures of more than one room: a bundle for any channels, whose answers are known without it; a D-Bus, and what
+stands for bluetoothd on it."""
 
 import asyncio
 import shutil
