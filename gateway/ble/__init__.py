@@ -50,7 +50,9 @@ def open_radio(
         from gateway.ble.bluez_agent import Refusals
         from gateway.ble.bluez_backend import BluezAdapter
 
-        return Radio(BluezAdapter(adapter, Refusals(just_works)), on_status)
+        answers = Refusals(just_works, lambda address: radio.leave_alone(address))
+        radio = Radio(BluezAdapter(adapter, answers), on_status)
+        return radio
     if find_spec("bumble") is None:
         hint = "pip install 'fidget-gateway[bumble]'"
         raise RadioRejected('radio backend "bumble": the package bumble is not installed', hint=hint)

@@ -7,7 +7,7 @@ and 5.82).
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from dbus_fast import DBusError
@@ -38,10 +38,13 @@ class Answers(Protocol):
 
 
 class Refusals:
-    """The daemon's: nobody pairs while it runs, but those that may just so."""
+    """The daemon's: nobody pairs by it, but those that may just so. refused: told the address of who wanted to."""
 
-    def __init__(self, just_works: Collection[str] = ()) -> None:
+    def __init__(
+        self, just_works: Collection[str] = (), refused: Callable[[str], None] = lambda _address: None
+    ) -> None:
         self._just_works = {address.upper() for address in just_works}
+        self._refused = refused
 
     async def passkey(self, address: str) -> int | None:
         self._told(address)
@@ -59,6 +62,7 @@ class Refusals:
 
     def _told(self, address: str) -> None:
         log.warning("%s: wants to be paired, which only `gateway pair` may do; refused", address)
+        self._refused(address)
 
 
 class Agent(ServiceInterface):

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CALL_S = 10.0
 """One D-Bus call. Device1.Disconnect takes 2 to 2.6 s."""
+PAIR_TRIES, PAIR_AGAIN_S = 3, 3.0
+"""Where the daemon was connecting at that moment; then it leaves the wearable alone (gateway.ble.radio.UNPAIRED_S)."""
 FIND_S = 30.0
 """To hear a wearable that is to be paired."""
 PAIR_S = 75.0
@@ -36,6 +38,8 @@ _DBUS = "org.freedesktop.DBus"
 _AGENTS = "org.bluez.AgentManager1"
 _DEVICE = "org.bluez.Device1"
 _BLUEZ_OWNER = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='org.bluez'"
+_DISTURBED = {f"org.bluez.Error.{name}" for name in ("InProgress", "ConnectionAttemptFailed", "AuthenticationCanceled")}
+"""What comes of two that connect at once."""
 _PAIRING_WORDS = {
     "org.bluez.Error.AuthenticationFailed": "pairing failed: another passkey, or a number that was not confirmed",
     "org.bluez.Error.AuthenticationCanceled": "pairing was cancelled",
@@ -128,9 +132,16 @@ class BluezAdapter:
                 raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint="Is it switched on, near and free?")
             path = found[0]
             try:
-                await bus.call(path, _DEVICE, "Pair", required=True, within_s=PAIR_S)
-            except RefusedByBluez as refused:
-                raise PairingFailed(f"{address}: {_PAIRING_WORDS.get(refused.name, str(refused))}") from None
+                for tries_left in reversed(range(PAIR_TRIES)):
+                    await bus.call(path, _DEVICE, "Disconnect")  # the daemon's link, which it will not miss
+                    try:
+                        await bus.call(path, _DEVICE, "Pair", required=True, within_s=PAIR_S)
+                    except RefusedByBluez as refused:
+                        if refused.name not in _DISTURBED or not tries_left:
+                            raise PairingFailed(f"{address}: {_PAIRING_WORDS.get(refused.name, refused)}") from None
+                        await asyncio.sleep(PAIR_AGAIN_S)
+                    else:
+                        break
             finally:
                 await bus.call(path, _DEVICE, "Disconnect")
 
@@ -270,7 +281,7 @@ class _Bus:
             async with asyncio.timeout(within_s):
                 reply = await self._bus.call(message)
         except (OSError, EOFError, TimeoutError, DBusFastError) as error:
-            raise RadioAway(f"BlueZ, {member}: {error or type(error).__name__}") from None
+            raise RadioAway(f"BlueZ, {member}: {str(error) or type(error).__name__}") from None
         if reply is None or reply.message_type is MessageType.ERROR:
             words = "no reply" if reply is None else f"{reply.error_name}: {', '.join(map(str, reply.body))}"
             if required:
