@@ -72,7 +72,7 @@ class BluezAdapter:
             raise RadioAway(f"{self.name}: BlueZ has no such adapter{others}")
         if not adapter["Powered"]:
             await self._switch_on(bus)
-        await bus.register(self._agent, default=True)
+        await bus.register(self._agent)
         for path, device in self._devices(objects):
             if device["Connected"] and device["Address"].upper() in addresses:
                 log.info("%s: ending the link that an earlier process left", device["Address"])
@@ -123,7 +123,7 @@ class BluezAdapter:
         """Finds the wearable, pairs with it by this adapter's answers, and ends the link. Raises PairingFailed and
         RadioAway."""
         async with _Bus.for_now() as bus:
-            await bus.register(self._agent, default=False)
+            await bus.register(self._agent)
             found = self._device(await bus.objects(), address)
             if found is None:
                 heard = await BleakScanner.find_device_by_address(address, FIND_S, bluez={"adapter": self.name})
@@ -225,14 +225,17 @@ class _Bus:
     def close(self) -> None:
         self._bus.disconnect()
 
-    async def register(self, agent: Agent, *, default: bool) -> None:
-        """Again after bluetoothd has come back. default: for what no caller with an agent of its own began."""
+    async def register(self, agent: Agent) -> None:
+        """As the one that is asked, before those registered earlier; again after bluetoothd has come back.
+
+        Also for Device1.Pair: with the link up BlueZ reads what wants security, which asks the default agent, whose
+        refusal ends the pairing.
+        """
         if not self._exported:
             self._bus.export(AGENT_PATH, agent)
             self._exported = True
         await self.call("/org/bluez", _AGENTS, "RegisterAgent", "os", [AGENT_PATH, CAPABILITY])
-        if default:
-            await self.call("/org/bluez", _AGENTS, "RequestDefaultAgent", "o", [AGENT_PATH])
+        await self.call("/org/bluez", _AGENTS, "RequestDefaultAgent", "o", [AGENT_PATH])
 
     async def wait_gone(self) -> None:
         """Until BlueZ has another owner, or none, or this connection ends."""
