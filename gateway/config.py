@@ -137,7 +137,7 @@ class WearableSettings(_Section):
     """mounting: the model's axes as signed axes of the worn case; without it predictions are uncertain.
 
     wearer: a pseudonym, the subject of what is published; never a name. bundle, variant: as [bundle] has them, which is
-    for wearables without a bundle of their own.
+    for wearables without a bundle of their own. allow_just_works: it may pair without anybody having seen a number.
     """
 
     id: Name
@@ -148,6 +148,7 @@ class WearableSettings(_Section):
     wearer: Name | None = None
     bundle: Path | None = None
     variant: str | None = None
+    allow_just_works: bool = False
 
 
 class Config(_Section):
@@ -168,6 +169,15 @@ class Config(_Section):
             return BundleSettings(path=wearable.bundle, variant=wearable.variant)
         assert self.bundle is not None  # validated demands it then
         return self.bundle.model_copy(update={"variant": wearable.variant}) if wearable.variant else self.bundle
+
+    def wearable_named(self, name: str, file: Path) -> WearableSettings:
+        """file: that this was read from. Raises InputRejected."""
+        known = {wearable.id: wearable for wearable in self.wearables}
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            raise InputRejected(f"{file}: no wearable {name!r} in it", hint=f"{meant}There are: {', '.join(known)}.")
+        return known[name]
 
     def bundles(self) -> tuple[BundleSettings, ...]:
         """Each distinct one that some wearable uses, in the wearables' order."""

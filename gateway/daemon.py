@@ -254,7 +254,12 @@ class Daemon:
         self.wearables = [
             self._wearable(settings, bundles[config.bundle_of(settings)]) for settings in config.wearables
         ]
-        self.radio = open_radio(config.radio.backend, adapter=config.radio.adapter, transport=config.radio.transport)
+        self.radio = open_radio(
+            config.radio.backend,
+            adapter=config.radio.adapter,
+            transport=config.radio.transport,
+            just_works=[wearable.address for wearable in config.wearables if wearable.allow_just_works],
+        )
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
         self._trimmed_ns = clock.mono_ns()

@@ -1,6 +1,6 @@
 """The radio: one adapter through bleak, and a runner for each wearable. Names are imported where they are used."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -39,15 +39,20 @@ def open_radio(
     *,
     adapter: str = "hci0",
     transport: str | None = None,
+    just_works: Collection[str] = (),
     on_status: Callable[[str], None] = lambda _status: None,
 ) -> "Radio":
-    """The radio that the settings name, not yet running. Raises RadioRejected."""
+    """The radio that the settings name, not yet running. just_works: addresses that may pair without anybody having
+    seen a number. Raises RadioRejected."""
     from gateway.ble.radio import Radio
 
     if backend == "bluez":
+        from gateway.ble.bluez_agent import Refusals
         from gateway.ble.bluez_backend import BluezAdapter
 
-        return Radio(BluezAdapter(adapter), on_status)
+        answers = Refusals(just_works, lambda address: radio.leave_alone(address))
+        radio = Radio(BluezAdapter(adapter, answers), on_status)
+        return radio
     if find_spec("bumble") is None:
         hint = "pip install 'fidget-gateway[bumble]'"
         raise RadioRejected('radio backend "bumble": the package bumble is not installed', hint=hint)

@@ -11,3 +11,9 @@ class RadioAway(GatewayError):
 
 class RadioRejected(InputRejected):
     """The [radio] settings cannot work on this machine."""
+
+
+class PairingFailed(GatewayError):
+    """The wearable and this gateway are not paired."""
+
+    hint = "Try again; a wearable that has been paired elsewhere may have to be reset first."

@@ -32,6 +32,9 @@ _WORDS = {
     BleakBluetoothNotAvailableReason.POWERED_OFF: "the adapter is switched off",
 }
 
+UNPAIRED_S = 60.0
+"""A wearable that was not let pair is left alone so long: it would want the same, and whoever pairs with it meanwhile
+must not find it connected to the daemon."""
 STRANGERS_MAX = 64
 """Remembered, the latest heard. Phones change their address every quarter of an hour."""
 
@@ -64,6 +67,7 @@ class Radio:
         self._heard: dict[str, Heard] = {}
         self._strangers: dict[str, Stranger] = {}
         self._listening: set[str] = set()
+        self._alone_until_s: dict[str, float] = {}
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
@@ -88,6 +92,13 @@ class Radio:
         on, off = (self._wanted, self._unwanted) if self._listening else (self._unwanted, self._wanted)
         on.set()
         off.clear()
+
+    def leave_alone(self, address: str) -> None:
+        """What is heard of this one goes unsaid for UNPAIRED_S."""
+        self._alone_until_s[address.upper()] = asyncio.get_running_loop().time() + UNPAIRED_S
+
+    def _left_alone(self, address: str) -> bool:
+        return asyncio.get_running_loop().time() < self._alone_until_s.get(address, 0.0)
 
     async def run(self) -> None:
         """Raises RadioRejected where no waiting can help."""
@@ -167,7 +178,8 @@ class Radio:
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
         address = device.address.upper()
         if address in self._listening:
-            self._heard[address](device, data.rssi)
+            if not self._left_alone(address):
+                self._heard[address](device, data.rssi)
         elif address not in self._heard:
             self._strangers.pop(address, None)
             self._strangers[address] = Stranger(address, data.local_name, frozenset(map(str.lower, data.service_uuids)))

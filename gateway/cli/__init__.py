@@ -15,6 +15,9 @@ from gateway.errors import GatewayError
 COMMANDS = {
     "run": "collect, infer and publish until stopped: the daemon",
     "check": "validate a configuration and explain every error in it",
+    "pair": "pair with a wearable, by the six digits that it shows or asks for",
+    "forget": "forget the pairing with a wearable",
+    "wearables": "list the configured wearables, and which of them are paired and connected",
     "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",
     "demo": "show the whole path at work on this machine, with faults, and account for every sample",

@@ -5,7 +5,6 @@ store; here its journal is read, as it is committed, so that what is felt is kno
 """
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from gateway.clock import Clock, SimulatedTime
 from gateway.errors import GatewayError, InputRejected
 
 if TYPE_CHECKING:
-    from gateway.config import Config, WearableSettings
+    from gateway.config import WearableSettings
     from gateway.motion.mounting import Held, Mounting, Posture
     from gateway.store import Journal
     from gateway.stream.latest import Latest
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     hold_s = _within("--hold", args.hold, *HOLD_S_RANGE)
     simulated = SimulatedTime.parse(args.sim_time) if args.sim_time else None
     config = load_config(args.config)
-    wearable = _wearable(config, args.wearable, args.config)
+    wearable = config.wearable_named(args.wearable, args.config)
     frame = _frame(load_bundle(config.bundle_of(wearable).path))
     if not args.dry_run:
         _check_writable(args.config)
@@ -119,15 +118,6 @@ def _within(option: str, value: float, least: float, most: float) -> float:
     if not least <= value <= most:
         raise InputRejected(f"{option} {value:g}: expected {least:g} to {most:g} seconds")
     return value
-
-
-def _wearable(config: "Config", name: str, file: Path) -> "WearableSettings":
-    known = {wearable.id: wearable for wearable in config.wearables}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"Did you mean {near[0]}? " if near else ""
-        raise InputRejected(f"{file}: no wearable {name!r} in it", hint=f"{meant}There are: {', '.join(known)}.")
-    return known[name]
 
 
 def _frame(bundle: Any) -> str:

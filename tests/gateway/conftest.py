@@ -1,16 +1,21 @@
-"""A bundle for any channels, whose answers are known without it."""
+"""Fixtures of more than one room: a bundle for any channels, whose answers are known without it; a D-Bus, and what
+stands for bluetoothd on it."""
 
+import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dbus_fast import BusType
+from dbus_fast.aio import MessageBus
 
 from converter.layers import Dense, GlobalPool
 from converter.lowering import lower
 from gateway.bundle import Bundle, Manifest, load_bundle, write_bundle
 from gateway.bundle.writing import member
+from tests.gateway.bluez import BUS, Bluez
 
 PARITY = {"windows": 300, "seed": 1, "top1_agreement": 1.0, "dp_max": 0.0, "dp_p99": 0.0, "dp_mean": 0.0}
 
@@ -64,3 +69,28 @@ def reworked() -> Callable[..., None]:
         write_bundle(folder, manifest, files)
 
     return rework
+
+
+@pytest.fixture
+async def system_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    daemon = shutil.which("dbus-daemon")
+    if daemon is None:
+        pytest.skip("dbus-daemon is not installed (Debian: apt-get install dbus-daemon)")
+    socket, config = tmp_path / "bus", tmp_path / "bus.conf"
+    config.write_text(BUS.format(socket=socket))
+    process = await asyncio.create_subprocess_exec(
+        daemon, f"--config-file={config}", "--nofork", "--print-address", stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()  # it listens
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={socket}")
+    yield
+    process.kill()
+    await process.wait()
+
+
+@pytest.fixture
+async def bluez(system_bus: None) -> AsyncIterator[Bluez]:
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    yield Bluez(bus)
+    bus.disconnect()

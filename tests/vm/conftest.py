@@ -1,11 +1,9 @@
 """A guest on the virtual radio: wearables, broker and subscriber outside, the daemon, BlueZ and systemd inside."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,6 @@ from tests.vm.machine import OUTSIDE, GuestFailed, Machine
 
 RADIO_PORT, BROKER_PORT = 9000, 1883
 """At OUTSIDE."""
-STATUS = "/run/fidget-gateway/status.json"
 BUNDLE = Path("/opt/fidget-gateway/bundle")
 
 
@@ -90,10 +87,17 @@ class Guest:
 
 @pytest.fixture
 async def guest(image: images.Image, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
-    """Resumed; two wearables that play until they are stopped, at the speed of life, on the air."""
+    """Resumed; two wearables that play until they are stopped, at the speed of life, on the air. The parameter: other
+    ones, by name what more their scenario says of them, in TOML."""
     async with Children(tmp_path) as children:
         path = Path_(Files(tmp_path), children)
-        await path.simulate(1.0, 3600.0, getattr(request, "param", ["left", "right"]))
+        wearables: dict[str, str] = getattr(request, "param", {"left": "", "right": ""})
+        tables = [
+            f'[[wearable]]\nname = "{name}"\nduration_s = 3600\ntruth = "{path.files.truth(name).name}"\n{more}\n'
+            for name, more in wearables.items()
+        ]
+        path.files.scenario.write_text("".join(tables))
+        await path.simulate_scenario(1.0)
         broker = await path.embedded_broker()
         await path.subscribe(broker)
         machine = Machine(image, tmp_path, {RADIO_PORT: path.radio[1], BROKER_PORT: broker.port})
@@ -106,8 +110,3 @@ async def guest(image: images.Image, tmp_path: Path, request: pytest.FixtureRequ
             machine.cut_power()
             if path.control is not None:
                 await path.control.__aexit__(None, None, None)
-
-
-def status_of(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text)
-    return found

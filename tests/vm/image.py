@@ -9,6 +9,7 @@ Needs root, and the Debian packages of PACKAGES on this machine.
 """
 
 import argparse
+import fcntl
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +49,8 @@ LEFT_OUT = (
     *("fs/btrfs", "fs/xfs", "fs/ocfs2", "fs/f2fs", "fs/bcachefs", "fs/nfs", "fs/nfsd", "fs/smb", "fs/ceph"),
 )
 """Of the kernel's modules: 200 MB that no guest needs."""
-NEEDED = ("pyproject.toml", "constraints.txt")
-INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", *NEEDED)
-"""Of this tree, what the guest's installation comes from; the first two alone name what else is to be there."""
+INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", "pyproject.toml", "constraints.txt")
+"""Of this tree, what the guest's installation comes from."""
 PLATFORMS = tuple(f"manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_17", "2014", "1"))
 DISK = "2G"
 DISK_LABEL_OPTIONS = "^metadata_csum_seed"
@@ -93,12 +94,16 @@ def image(release: str = "trixie", say: Say = lambda _: None) -> Image:
     def step(what: str) -> None:
         say(f"{time.monotonic() - began:4.0f} s  {release}: {what}")
 
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     # a snapshot is one version's of QEMU
-    family = CACHE / f"{release}-{_digest(NEEDED, _run('qemu-system-x86_64', '--version'))}"
-    _made(family / "base", f"{release}-*", CACHE, lambda folder: _build_base(release, folder, step))
-    base = Image(family / "base", family / "base" / "disk.qcow2")
-    with_daemon = family / _digest(INSTALLED)
-    _made(with_daemon, "*", family, lambda folder: _install(base, folder, step))
+    family = CACHE / f"{release}-{_digest(['constraints.txt'], *needed, _run('qemu-system-x86_64', '--version'))}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _made(family / "base", f"{release}-*", CACHE, lambda folder: _build_base(release, folder, step))
+        base = Image(family / "base", family / "base" / "disk.qcow2")
+        with_daemon = family / _digest(INSTALLED)
+        _made(with_daemon, "*", family, lambda folder: _install(base, folder, step))
     return Image(base.base, with_daemon / "disk.qcow2")
 
 

@@ -129,11 +129,12 @@ class Machine:
         return done.stdout.decode(errors="replace")
 
     def write(self, path: str, content: str | bytes, *, owner: str = "root", mode: str = "644") -> None:
+        """On its disk when this returns."""
         given = content.encode() if isinstance(content, str) else content
-        self.command(
-            f"mkdir -p {os.path.dirname(path)} && cat > {path} && chown {owner} {path} && chmod {mode} {path}",
-            given=given,
+        made = (
+            f"mkdir -p {os.path.dirname(path)} && cat > {path} && chown {owner} {path} && chmod {mode} {path} && sync"
         )
+        self.command(made, given=given)
 
     def _ssh(self) -> list[str]:
         options = {

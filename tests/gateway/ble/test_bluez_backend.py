@@ -4,8 +4,6 @@ How BlueZ itself behaves is not shown here: it needs a kernel with a Bluetooth a
 """
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,111 +11,12 @@ from bleak import BleakClient
 from bleak.backends.bluezdbus.client import BleakClientBlueZDBus
 from bleak.backends.device import BLEDevice
 from bleak.exc import BleakDBusError, BleakError
-from dbus_fast import BusType, DBusError, PropertyAccess
-from dbus_fast.aio import MessageBus
-from dbus_fast.annotations import DBusBool, DBusObjectPath, DBusStr
-from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
+from dbus_fast import MessageType
 
+from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
-from gateway.ble.errors import RadioAway
-
-OURS, STRANGER = "C0:00:00:00:00:01", "C0:00:00:00:00:02"
-
-BUS = """<busconfig>
-  <type>system</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/><allow user="*"/>
-  </policy>
-</busconfig>
-"""
-
-
-class Device1(ServiceInterface):
-    """org.bluez.Device1: the properties and the method that are used."""
-
-    def __init__(self, address: str, *, connected: bool = True, paired: bool = False) -> None:
-        super().__init__("org.bluez.Device1")
-        self.path = "/org/bluez/hci0/dev_" + address.replace(":", "_")
-        self.address, self.connected, self.paired = address, connected, paired
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Address(self) -> DBusStr:
-        return self.address
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Connected(self) -> DBusBool:
-        return self.connected
-
-    @dbus_property(access=PropertyAccess.READ)
-    def Paired(self) -> DBusBool:
-        return self.paired
-
-    @dbus_method()
-    def Disconnect(self) -> None:
-        if not self.connected:
-            raise DBusError("org.bluez.Error.NotConnected", "Not Connected")
-        self.connected = False
-
-
-class Adapter1(ServiceInterface):
-    def __init__(self, *, powered: bool = True, blocked: bool = False) -> None:
-        super().__init__("org.bluez.Adapter1")
-        self.powered, self.blocked = powered, blocked
-        self.removed: list[str] = []
-
-    @dbus_property()
-    def Powered(self) -> DBusBool:
-        return self.powered
-
-    @Powered.setter  # type: ignore[no-redef]
-    def Powered(self, powered: DBusBool) -> None:
-        if self.blocked:
-            raise DBusError("org.bluez.Error.Failed", "Failed")
-        self.powered = powered
-
-    @dbus_property(access=PropertyAccess.READ)
-    def PowerState(self) -> DBusStr:
-        return "on" if self.powered else "off-blocked" if self.blocked else "off"
-
-    @dbus_method()
-    def RemoveDevice(self, device: DBusObjectPath) -> None:
-        self.removed.append(device)
-
-
-class Bluez:
-    def __init__(self, bus: MessageBus) -> None:
-        self.bus = bus
-
-    async def appears(self, adapter: Adapter1, *devices: Device1) -> None:
-        self.bus.export("/org/bluez/hci0", adapter)
-        for device in devices:
-            self.bus.export(device.path, device)
-        await self.bus.request_name("org.bluez")
-
-
-@pytest.fixture
-async def system_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    daemon = shutil.which("dbus-daemon")
-    if daemon is None:
-        pytest.skip("dbus-daemon is not installed (Debian: apt-get install dbus-daemon)")
-    socket, config = tmp_path / "bus", tmp_path / "bus.conf"
-    config.write_text(BUS.format(socket=socket))
-    process = await asyncio.create_subprocess_exec(
-        daemon, f"--config-file={config}", "--nofork", "--print-address", stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    await process.stdout.readline()  # it listens
-    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={socket}")
-    yield
-    process.kill()
-    await process.wait()
-
-
-@pytest.fixture
-async def bluez(system_bus: None) -> AsyncIterator[Bluez]:
-    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-    yield Bluez(bus)
-    bus.disconnect()
+from gateway.ble.errors import PairingFailed, RadioAway
+from tests.gateway.bluez import OURS, STRANGER, Adapter1, Bluez, Device1
 
 
 async def test_a_link_that_a_killed_gateway_left_is_ended_and_no_strangers(bluez: Bluez) -> None:
@@ -159,6 +58,99 @@ async def test_a_machine_without_a_bus_asks_for_dbus(tmp_path: Path, monkeypatch
     with pytest.raises(RadioAway, match=r"the system's D-Bus: .*No such file") as away:
         await BluezAdapter("hci0").attach(set())
     assert "dbus" in away.value.hint
+
+
+class Person:
+    """Who answers so."""
+
+    def __init__(self, passkey: int | None = None, confirms: bool = False, trusts: bool = False) -> None:
+        self._passkey, self._confirms, self._trusts = passkey, confirms, trusts
+
+    async def passkey(self, address: str) -> int | None:
+        assert address == OURS
+        return self._passkey
+
+    async def confirm(self, address: str, number: int) -> bool:
+        assert (address, number) == (OURS, 123456)
+        return self._confirms
+
+    async def just_works(self, address: str) -> bool:
+        assert address == OURS
+        return self._trusts
+
+
+@pytest.mark.parametrize(
+    ("asks", "good", "bad"),
+    [
+        ("RequestPasskey", Person(passkey=123456), Person(passkey=123457)),
+        ("RequestPasskey", Person(passkey=123456), Person()),
+        ("RequestConfirmation", Person(confirms=True), Person()),
+        ("RequestAuthorization", Person(trusts=True), Person()),
+    ],
+    ids=["passkey", "no passkey", "numbers", "just works"],
+)
+async def test_who_pairs_is_answered_by_the_person_that_asked_for_it(
+    bluez: Bluez, asks: str, good: Person, bad: Person
+) -> None:
+    ours = Device1(OURS, connected=True)
+    ours.asks = asks
+    await bluez.appears(Adapter1(), ours)
+    with pytest.raises(PairingFailed, match=f"{OURS}: pairing failed: another passkey"):
+        await BluezAdapter("hci0", bad).pair(OURS)
+    assert not ours.paired
+    ours.connected = True
+    await BluezAdapter("hci0", good).pair(OURS)
+    assert ours.paired
+    assert not ours.connected  # the daemon, which hears it again, is to have it
+    assert {capability for _, _, capability in bluez.agents} == {"KeyboardDisplay"}
+
+
+@pytest.mark.parametrize("asks", ["RequestPasskey", "RequestConfirmation", "RequestAuthorization"])
+async def test_the_daemon_pairs_with_nobody_and_says_so(
+    bluez: Bluez, asks: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Device1(OURS)
+    await bluez.appears(Adapter1(), ours)
+    daemon = BluezAdapter("hci0")
+    await daemon.attach(set())
+    reply = await bluez.ask(asks, ours.path)
+    assert reply.error_name == "org.bluez.Error.Rejected"
+    assert f"{OURS}: wants to be paired, which only `gateway pair` may do" in caplog.text
+    await daemon.detach()
+
+
+async def test_the_daemon_lets_those_pair_just_so_that_may(bluez: Bluez) -> None:
+    ours, stranger = Device1(OURS), Device1(STRANGER)
+    await bluez.appears(Adapter1(), ours, stranger)
+    daemon = BluezAdapter("hci0", Refusals([OURS.lower()]))
+    await daemon.attach(set())
+    assert (await bluez.ask("RequestAuthorization", ours.path)).message_type is MessageType.METHOD_RETURN
+    assert (await bluez.ask("RequestAuthorization", stranger.path)).message_type is MessageType.ERROR
+    await daemon.detach()
+
+
+async def test_a_bluetoothd_that_ends_is_noticed_and_gets_the_agent_again_when_it_is_back(bluez: Bluez) -> None:
+    await bluez.appears(Adapter1())
+    daemon = BluezAdapter("hci0")
+    await daemon.attach(set())
+    lost = asyncio.create_task(daemon.wait_lost())
+    done, _ = await asyncio.wait({lost}, timeout=0.2)
+    assert not done
+    await bluez.bus.release_name("org.bluez")
+    await asyncio.wait_for(lost, 5)
+    await bluez.bus.request_name("org.bluez")
+    await daemon.attach(set())
+    assert len(bluez.agents) == 2
+    await daemon.detach()
+
+
+async def test_what_bluez_knows_of_a_wearable_is_told_and_forgotten(bluez: Bluez) -> None:
+    adapter, ours = Adapter1(), Device1(OURS, paired=True)
+    await bluez.appears(adapter, ours)
+    assert (await BluezAdapter("hci0").known())[OURS]["Paired"] is True
+    assert await BluezAdapter("hci0").unpair(OURS)
+    assert adapter.removed == [ours.path]
+    assert not await BluezAdapter("hci0").unpair(STRANGER)
 
 
 @pytest.mark.parametrize("paired", [False, True])

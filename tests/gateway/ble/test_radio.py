@@ -77,6 +77,22 @@ async def test_the_scan_stops_when_nobody_listens_and_starts_again_when_somebody
     await gateway.until(lambda: gateway.wearables[0].runner.counters.connects == 2)
 
 
+async def test_a_wearable_that_was_not_let_pair_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    radio, heard = Radio(Stack()), []
+    for number in (1, 2):
+        address = f"C0:00:00:00:00:0{number}"
+        radio.register(address, lambda device, _rssi_dbm: heard.append(device.address.upper()))
+        radio.listen(address, True)
+    radio.leave_alone("c0:00:00:00:00:01")
+    for number in (1, 2):
+        radio._advertised(*advertisement(number, []))
+    assert heard == ["C0:00:00:00:00:02"]
+    monkeypatch.setattr(radio_module, "UNPAIRED_S", 0.0)  # the while is over
+    radio.leave_alone("C0:00:00:00:00:01")
+    radio._advertised(*advertisement(1, []))
+    assert heard == ["C0:00:00:00:00:02", "C0:00:00:00:00:01"]
+
+
 async def test_who_else_advertises_a_service_is_remembered_while_somebody_is_listened_for() -> None:
     radio = Radio(Stack())
     radio.register("C0:00:00:00:00:01", lambda _device, _rssi_dbm: None)

@@ -1,8 +1,11 @@
 """One link's rules, walked at random: no dead end, no unbounded wait, never two attempts at once."""
 
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -241,3 +244,17 @@ def test_jitter_takes_at_most_half_of_the_backoff(failures: int, jitter: float) 
 def test_the_table_names_every_state_and_leaves_none_without_a_way_out() -> None:
     ways_out = {state for (state, _), following in rules.TRANSITIONS.items() if following is not state}
     assert ways_out | {State.STOPPED} == set(State)
+
+
+def test_the_docs_show_the_table_and_the_waits_as_they_are() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "bluetooth.md").read_text()
+    lines = page[page.index("| in |") :].splitlines()
+    names, _, *rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    events = [name.strip() for name in names.strip("|").split("|")[1:]]
+    shown = {}
+    for row in rows:
+        state, *following = (cell.strip() for cell in row.strip("|").split("|"))
+        shown |= {(state, event): to for event, to in zip(events, following, strict=True) if to}
+    assert shown == {(str(state), event.__name__): str(to) for (state, event), to in rules.TRANSITIONS.items()}
+    waits = [rules.CONNECT_S, rules.CONFIGURE_S, rules.OPERATION_S, rules.CLOSE_S, rules.TURN_S]
+    assert re.findall(r"^\| (\d+) s \|", page, re.MULTILINE) == [f"{wait:g}" for wait in waits]

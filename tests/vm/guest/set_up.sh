@@ -4,8 +4,9 @@ set -eu
 
 echo guest > /etc/hostname
 echo '127.0.0.1 localhost guest' > /etc/hosts
-mkdir -p /root/.ssh
-install -m 600 /tmp/key.pub /root/.ssh/authorized_keys
+home=$(getent passwd root | cut -d: -f6)
+mkdir -p "$home/.ssh"
+install -m 600 /tmp/key.pub "$home/.ssh/authorized_keys"
 printf '[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\n' > /etc/systemd/network/eth0.network
 echo hci_vhci > /etc/modules-load.d/bluetooth.conf
 echo '/dev/vda / ext4 rw,noatime 0 1' > /etc/fstab

@@ -1,0 +1,80 @@
+"""Pairing on real BlueZ: by passkey, by comparing numbers, just so; and what becomes of who has no bond."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.vm.machine import GuestFailed
+from tests.vm.test_short import all_arrives
+
+CONFIG = "/etc/fidget-gateway/gateway.toml"
+GATEWAY = "/opt/fidget-gateway/bin/gateway"
+PASSKEY = {"left": 'pairing = "passkey"\npasskey = 123456'}
+
+
+async def said(guest: Any, words: str, answer: str = "") -> tuple[int, str]:
+    """Exit code, and all that the command says."""
+    script = f"printf '{answer}' | {GATEWAY} {words} --config {CONFIG} 2>&1; echo exit $?"
+    text, _, code = (await guest.shell(script, 180)).rpartition("exit ")
+    return int(code), text
+
+
+@pytest.mark.parametrize("guest", [PASSKEY], indirect=True, ids=["passkey"])
+async def test_a_passkey_pairs_beside_the_running_daemon_and_then_all_arrives(guest: Any) -> None:
+    await guest.configure()
+    await guest.start()
+    await guest.until("journalctl -u fidget-gateway | grep -q 'wants to be paired'", "the daemon refuses to pair")
+    assert guest.path.prediction_ids() == set()
+    code, text = await said(guest, "pair left --passkey 123457")
+    assert (code, "pairing failed: another passkey" in text) == (1, True), text
+    code, text = await said(guest, "pair left", "123456\\n")
+    assert (code, "left: paired" in text) == (0, True), text
+    assert "yes" in (await said(guest, "wearables"))[1]
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 4, 120, "windows arrive")
+    await guest.shell("systemctl restart bluetooth")
+    seen = len(guest.path.prediction_ids())
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= seen + 4, 120, "the bond survives bluetoothd")
+    await all_arrives(guest)
+
+
+@pytest.mark.parametrize("guest", [{"left": 'pairing = "numeric"'}], indirect=True, ids=["numeric"])
+async def test_numbers_that_are_compared_pair_and_such_that_are_not_do_not(guest: Any) -> None:
+    await guest.configure()
+    code, text = await said(guest, "pair left", "n\\n")
+    assert (code, "does it show" in text, "pairing failed" in text) == (1, True, True), text
+    code, text = await said(guest, "pair left", "y\\n")
+    assert (code, "left: paired" in text) == (0, True), text
+    assert await said(guest, "forget left") == (0, "left: forgotten\n")
+
+
+@pytest.mark.parametrize("guest", [{"left": 'pairing = "just_works"'}], indirect=True, ids=["just works"])
+async def test_nobody_pairs_just_so_unless_it_is_allowed(guest: Any) -> None:
+    await guest.configure()
+    code, text = await said(guest, "pair left")
+    assert (code, "it pairs without digits" in text, "allow_just_works = true" in text) == (1, True, True), text
+    await guest.shell(f"sed -i '/^id = \"left\"/a allow_just_works = true' {CONFIG}")
+    code, text = await said(guest, "pair left")
+    assert (code, "left: paired, without digits" in text) == (0, True), text
+    await guest.start()
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 2, 120, "windows arrive")
+    await all_arrives(guest)
+
+
+@pytest.mark.parametrize("guest", [PASSKEY], indirect=True, ids=["passkey"])
+async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(guest: Any) -> None:
+    await guest.configure()
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert code == 0, text
+    await guest.start()
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 2, 120, "windows arrive")
+    await guest.path.control.forget_bonds("left")
+    await asyncio.sleep(40)
+    seen = guest.path.prediction_ids()
+    with pytest.raises(GuestFailed):
+        await guest.shell(f"{GATEWAY} wearables --config {CONFIG} --json | grep -q '\"connected\": true'")
+    assert guest.path.prediction_ids() == seen
+    assert (await said(guest, "forget left"))[0] == 0
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert code == 0, text
+    await all_arrives(guest)
