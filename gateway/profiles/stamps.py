@@ -116,13 +116,15 @@ class Stamps:
             late_ns -= lost * self.period_ns
             self.next_ns += lost * self.period_ns
         self.frames = min(self.frames + 1, MEMORY_FRAMES)
-        start_ns, self.period_ns = self._filtered(self.next_ns, self.period_ns, late_ns, self.frames, n)
+        since = n + lost  # so many samples have made it so late
+        start_ns, self.period_ns = self._filtered(self.next_ns, self.period_ns, late_ns, self.frames, since)
         self.stamp, self.next_index = stamp, self.next_index + lost + n
         self.next_ns = start_ns + n * self.period_ns
         return lost, start_ns
 
     def _filtered(self, next_ns: float, period_ns: float, late_ns: float, k: int, n: int) -> tuple[float, float]:
-        """The time of frame k's first sample and the period, from when it was due and how late its stamp is."""
+        """The time of frame k's first sample and the period, from when it was due and how late its stamp is, n samples
+        after the one before."""
         half_ns = period_ns / 2  # no more, so that times ascend over the seam of two frames
         late_ns = min(half_ns, max(-half_ns, late_ns))
         start_ns = next_ns + 2 * (2 * k - 1) / (k * (k + 1)) * late_ns

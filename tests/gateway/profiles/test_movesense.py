@@ -1,6 +1,8 @@
 """Movesense against its published frames, and the even times that its rounded stamps become."""
 
+import itertools
 import json
+import random
 import struct
 
 import numpy as np
@@ -191,6 +193,21 @@ def test_frames_that_are_missing_are_counted_in_samples(missing):
     session = bursts(pieces)[0].session
     assert losses(pieces) == [Lost(session, 200, 200 + 4 * missing, "radio")]
     assert bursts(pieces)[-1].first == 4 * 799
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_one_loss_does_not_make_the_next_one_miscounted(seed):
+    """Most frames are lost; what is left tells the rate only over the gaps between."""
+    kept, frame_at = [], 0
+    chance = random.Random(seed)
+    for _ in range(300):
+        kept.append(frame_at)
+        frame_at += chance.choice([1, 1, 10, 15])
+    sent = stream(kept[-1] + 1)
+    pieces = flat(fold(PROFILE.decoder(), frames([sent[at] for at in kept])))
+    assert [lost.end - lost.first for lost in losses(pieces)] == [
+        4 * (after - before - 1) for before, after in itertools.pairwise(kept) if after - before > 1
+    ]
 
 
 @pytest.mark.parametrize("stamp_ms", [0, 5_000 + 61_000, 2**31], ids=["restart", "a minute ahead", "half the counter"])
