@@ -191,6 +191,16 @@ def _measured(kind: int, peak: float, payload: bytes) -> float:
     return peak
 
 
+def _weights(width: int) -> NDArray[np.int64]:
+    """Of the bits of a number in two's complement, the least significant first."""
+    weights = 1 << np.arange(width, dtype=np.int64)
+    weights[-1:] *= -1
+    return weights
+
+
+_WEIGHTS = [_weights(width) for width in range(WIDTH_MAX + 1)]
+
+
 def _delta(body: bytes, bits: int, payload: bytes) -> NDArray[np.int64]:
     """The reference sample and the sums of all differences after it, (n, 3)."""
     size = _REFERENCE_BYTES[bits]
@@ -204,10 +214,8 @@ def _delta(body: bytes, bits: int, payload: bytes) -> NDArray[np.int64]:
         total += n
         if not n or width > WIDTH_MAX or 8 * len(packed) < 3 * width * n or total > SAMPLES_MAX:
             raise FrameError(NAME, f"frame: a block of {n} samples of {width} bits at {offset}", payload)
-        weights = 1 << np.arange(width, dtype=np.int64)
-        weights[-1:] *= -1  # the sign of two's complement
         unpacked = np.unpackbits(np.frombuffer(packed, np.uint8), count=3 * width * n, bitorder="little")
-        parts.append((unpacked.reshape(3 * n, width) @ weights).reshape(n, 3))
+        parts.append((unpacked.reshape(3 * n, width) @ _WEIGHTS[width]).reshape(n, 3))
         offset += 2 + len(packed)
     return np.cumsum(np.concatenate(parts), axis=0)
 
