@@ -199,6 +199,8 @@ class _Bus:
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
         self._exported = False
+        self._ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+        self._ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     @classmethod
     async def connected(cls) -> Self:
@@ -246,14 +248,12 @@ class _Bus:
                 gone.set()
 
         self._bus.add_message_handler(saw)
-        ended = asyncio.ensure_future(self._bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
         changed = asyncio.create_task(gone.wait())
         try:
             await self.call("/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [_BLUEZ_OWNER], to=_DBUS)
-            await asyncio.wait({ended, changed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self._ended, changed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._bus.remove_message_handler(saw)
-            ended.cancel()
             changed.cancel()
 
     async def objects(self) -> Objects:

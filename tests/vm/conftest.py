@@ -1,7 +1,9 @@
 """A guest on the virtual radio: wearables, broker and subscriber outside, the daemon, BlueZ and systemd inside."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +109,9 @@ async def guest(image: images.Image, tmp_path: Path, request: pytest.FixtureRequ
             await under_test.plug_in()
             yield under_test
         finally:
+            with suppress(GuestFailed, subprocess.TimeoutExpired):
+                journal = await asyncio.to_thread(machine.command, "journalctl --no-pager -o short-precise")
+                (tmp_path / "journal.log").write_text(journal)
             machine.cut_power()
             if path.control is not None:
                 await path.control.__aexit__(None, None, None)

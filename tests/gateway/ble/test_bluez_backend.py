@@ -133,14 +133,28 @@ async def test_a_bluetoothd_that_ends_is_noticed_and_gets_the_agent_again_when_i
     await bluez.appears(Adapter1())
     daemon = BluezAdapter("hci0")
     await daemon.attach(set())
-    lost = asyncio.create_task(daemon.wait_lost())
-    done, _ = await asyncio.wait({lost}, timeout=0.2)
-    assert not done
-    await bluez.bus.release_name("org.bluez")
-    await asyncio.wait_for(lost, 5)
-    await bluez.bus.request_name("org.bluez")
+    for times in (2, 3):
+        lost = asyncio.create_task(daemon.wait_lost())
+        done, _ = await asyncio.wait({lost}, timeout=0.2)
+        assert not done
+        await bluez.bus.release_name("org.bluez")
+        await asyncio.wait_for(lost, 5)
+        await bluez.bus.request_name("org.bluez")
+        await daemon.attach(set())
+        assert len(bluez.agents) == times
+    await daemon.detach()
+
+
+async def test_a_wait_for_bluetoothd_that_is_given_up_leaves_the_next_one_waiting(bluez: Bluez) -> None:
+    await bluez.appears(Adapter1())
+    daemon = BluezAdapter("hci0")
     await daemon.attach(set())
-    assert len(bluez.agents) == 2
+    for _ in range(2):
+        lost = asyncio.create_task(daemon.wait_lost())
+        done, _ = await asyncio.wait({lost}, timeout=0.2)
+        assert not done
+        lost.cancel()
+        await asyncio.wait({lost})
     await daemon.detach()
 
 
