@@ -109,10 +109,7 @@ class SensorJoin:
                 chunk.values[inside, columns] = rows.values[of_rows]
                 chunk.saturated[inside] |= rows.saturated[of_rows]
                 chunk.here[inside, part] = True
-                whole = np.zeros(_CHUNK, np.int8)
-                whole[inside] = chunk.here[inside].all(axis=1)
-                edges = np.flatnonzero(np.diff(np.concatenate([[0], whole, [0]]))).reshape(-1, 2)
-                for first, after in ((int(a), int(b)) for a, b in edges):
+                for first, after in _runs(chunk.here[inside, 0] & chunk.here[inside, 1], low - start):
                     self._final.add(start + first, start + after)
                     values = chunk.values[first:after].copy()
                     paired.append(Rows(start + first, values, chunk.saturated[first:after].copy()))
@@ -172,6 +169,16 @@ class SensorJoin:
             },
             state["newest"],
         )
+
+
+def _runs(whole: NDArray[np.bool_], start: int) -> list[tuple[int, int]]:
+    """First and end of each run of what is True, counted from start."""
+    if not whole.any():
+        return []
+    if whole.all():
+        return [(start, start + len(whole))]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]))).reshape(-1, 2)
+    return [(start + int(first), start + int(end)) for first, end in edges]
 
 
 def _empty() -> _Chunk:

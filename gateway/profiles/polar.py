@@ -301,6 +301,8 @@ class PolarDecoder(StreamingDecoder):
     def _step(self, frame: Frame, track: Track, n: int, payload: bytes) -> list[Piece]:
         """The end of the session where the clock has stepped. A frame of the other sensor may still carry the clock of
         before: its samples have no partner any more. Raises FrameError for it."""
+        if track.stamp_ns is not None and not track.stepped(frame.stamp_ns, n):
+            return []
         stamps = {kind: t.stamp_ns for kind, t in self.tracks.items() if t.stamp_ns is not None}
         apart = track.stamp_ns is None and any(abs(frame.stamp_ns - s) > APART_S * 1e9 for s in stamps.values())
         late_ns = frame.stamp_ns - self.stepped_from.get(frame.kind, frame.stamp_ns)
