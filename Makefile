@@ -37,9 +37,11 @@ $(DEV_DONE): pyproject.toml constraints.txt | $(DEV)/.made
 demo: $(DEMO)/.installed ## the whole path at work, with faults, and the account (about a minute)
 	@$(DEMO)/bin/gateway demo $(ARGS)
 
-test: $(DEV_DONE) brokers ## style, types and all tests
+test: $(DEV_DONE) brokers vm-tools ## style, types and all tests but the longest
 	@start=$$SECONDS; $(MAKE) --no-print-directory lint; echo "style and types: $$((SECONDS - start)) s"
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(if $(ARGS),,echo "in a virtual machine, alone on the cores, three minutes more where it has to be built:"; \
+	  PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m vm tests/vm/test_short.py)
 
 soak: $(DEV_DONE) ## the long tests, an hour and more: many signals, damaged files, whole conversions, faults by seed
 	@FIDGET_SOAK="$${FIDGET_SOAK:-600}" PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" \

@@ -22,11 +22,11 @@ BUNDLE = Path("/opt/fidget-gateway/bundle")
 
 @pytest.fixture(scope="session")
 def image() -> images.Image:
-    """Debian 13's."""
-    lacking = images.missing()
-    if lacking:
+    """Debian 13's; skips where none can be built."""
+    try:
+        return images.image("trixie", lambda line: print(line, flush=True))
+    except images.CannotBuild as lacking:
         pytest.skip(f"no virtual machine: {lacking}")
-    return images.image("trixie", lambda line: print(line, flush=True))
 
 
 @dataclass

@@ -6,21 +6,10 @@ from typing import Any
 import pytest
 
 from tests.vm.machine import GuestFailed
-from tests.vm.test_short import all_arrives
-
-CONFIG = "/etc/fidget-gateway/gateway.toml"
-GATEWAY = "/opt/fidget-gateway/bin/gateway"
-PASSKEY = {"left": 'pairing = "passkey"\npasskey = 123456'}
+from tests.vm.test_short import CONFIG, GATEWAY, PASSKEY, all_arrives, said
 
 
-async def said(guest: Any, words: str, answer: str = "") -> tuple[int, str]:
-    """Exit code, and all that the command says."""
-    script = f"printf '{answer}' | {GATEWAY} {words} --config {CONFIG} 2>&1; echo exit $?"
-    text, _, code = (await guest.shell(script, 180)).rpartition("exit ")
-    return int(code), text
-
-
-@pytest.mark.parametrize("guest", [PASSKEY], indirect=True, ids=["passkey"])
+@pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_a_passkey_pairs_beside_the_running_daemon_and_then_all_arrives(guest: Any) -> None:
     await guest.configure()
     await guest.start()
@@ -61,7 +50,7 @@ async def test_nobody_pairs_just_so_unless_it_is_allowed(guest: Any) -> None:
     await all_arrives(guest)
 
 
-@pytest.mark.parametrize("guest", [PASSKEY], indirect=True, ids=["passkey"])
+@pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(guest: Any) -> None:
     await guest.configure()
     code, text = await said(guest, "pair left --passkey 123456")
