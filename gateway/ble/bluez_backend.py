@@ -8,12 +8,12 @@ Interfaces: org.bluez.Adapter1 and Device1 as in BlueZ's doc/org.bluez.Adapter.r
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
-from bleak.exc import BleakDBusError
+from bleak.exc import BleakDBusError, BleakError
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
@@ -21,6 +21,7 @@ from dbus_fast.errors import DBusFastError
 from gateway.ble.adapter import Heard, Lost
 from gateway.ble.bluez_agent import AGENT_PATH, CAPABILITY, Agent, Answers, Refusals
 from gateway.ble.errors import PairingFailed, RadioAway
+from gateway.ble.radio import COMMAND_S, why
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,22 @@ class BluezAdapter:
         """What BlueZ knows of this adapter's devices, by address: the properties of Device1. Raises RadioAway."""
         async with _Bus.for_now() as bus:
             return {device["Address"].upper(): device for _, device in self._devices(await bus.objects())}
+
+    @asynccontextmanager
+    async def listening(self, heard: Heard) -> AsyncIterator[None]:
+        """Gives each advertisement to heard. Raises RadioAway."""
+        scanner = self.scanner(heard)
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                await scanner.start()
+        except (BleakError, OSError, EOFError, TimeoutError, DBusFastError) as error:
+            raise RadioAway(why(self.name, error), hint="Is bluetoothd running, and the adapter switched on?") from None
+        try:
+            yield
+        finally:
+            with suppress(BleakError, OSError, EOFError, TimeoutError, DBusFastError):
+                async with asyncio.timeout(COMMAND_S):
+                    await scanner.stop()
 
     async def pair(self, address: str) -> None:
         """Finds the wearable, pairs with it by this adapter's answers, and ends the link. Raises PairingFailed and

@@ -41,6 +41,20 @@ STRANGERS_MAX = 64
 Heard = Callable[[BLEDevice, int], None]
 
 
+def why(adapter: str, error: Exception) -> str:
+    """What keeps an adapter from serving, in words."""
+    match error:
+        case RadioAway():
+            return str(error)
+        case BleakBluetoothNotAvailableError():
+            words = _WORDS.get(error.reason, str(error.args[0]))
+        case TimeoutError():
+            words = f"no answer within {COMMAND_S:g} s"
+        case _:
+            words = str(error) or type(error).__name__
+    return f"{adapter}: {words}"
+
+
 @dataclass(frozen=True, slots=True)
 class Stranger:
     """An advertisement of a device that nobody has registered."""
@@ -67,7 +81,7 @@ class Radio:
         self._heard: dict[str, Heard] = {}
         self._strangers: dict[str, Stranger] = {}
         self._listening: set[str] = set()
-        self._alone_until_s: dict[str, float] = {}
+        self._alone: dict[str, asyncio.TimerHandle] = {}
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
@@ -95,10 +109,11 @@ class Radio:
 
     def leave_alone(self, address: str) -> None:
         """What is heard of this one goes unsaid for UNPAIRED_S."""
-        self._alone_until_s[address.upper()] = asyncio.get_running_loop().time() + UNPAIRED_S
-
-    def _left_alone(self, address: str) -> bool:
-        return asyncio.get_running_loop().time() < self._alone_until_s.get(address, 0.0)
+        address = address.upper()
+        if address in self._alone:
+            self._alone[address].cancel()
+        over = asyncio.get_running_loop().call_later(UNPAIRED_S, lambda: self._alone.pop(address, None))
+        self._alone[address] = over
 
     async def run(self) -> None:
         """Raises RadioRejected where no waiting can help."""
@@ -132,16 +147,7 @@ class Radio:
             self._on_status(status)
 
     def _why(self, error: Exception) -> str:
-        match error:
-            case RadioAway():
-                return str(error)
-            case BleakBluetoothNotAvailableError():
-                words = _WORDS.get(error.reason, str(error.args[0]))
-            case TimeoutError():
-                words = f"no answer within {COMMAND_S:g} s"
-            case _:
-                words = str(error) or type(error).__name__
-        return f"{self.adapter.name}: {words}"
+        return why(self.adapter.name, error)
 
     async def _serve(self) -> None:
         """Scans whenever someone listens, until the adapter is lost."""
@@ -178,7 +184,7 @@ class Radio:
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
         address = device.address.upper()
         if address in self._listening:
-            if not self._left_alone(address):
+            if address not in self._alone:
                 self._heard[address](device, data.rssi)
         elif address not in self._heard:
             self._strangers.pop(address, None)

@@ -15,6 +15,7 @@ from gateway.errors import GatewayError
 COMMANDS = {
     "run": "collect, infer and publish until stopped: the daemon",
     "check": "validate a configuration and explain every error in it",
+    "scan": "list the wearables that advertise near here, and which profile they speak",
     "pair": "pair with a wearable, by the six digits that it shows or asks for",
     "forget": "forget the pairing with a wearable",
     "wearables": "list the configured wearables, and which of them are paired and connected",

@@ -1,5 +1,6 @@
 """Real kernel, bluetoothd, D-Bus and systemd: what is streamed arrives, window by window, whatever is killed."""
 
+import json
 from typing import Any
 
 import pytest
@@ -31,6 +32,11 @@ async def all_arrives(guest: Any, within_s: float = 120.0) -> None:
 @pytest.mark.parametrize("guest", [{"left": PASSKEY, "right": ""}], indirect=True, ids=["left is paired"])
 async def test_what_streams_arrives_over_kills_of_the_daemon(guest: Any) -> None:
     await guest.configure()
+    heard = await guest.shell(f"{GATEWAY} scan --seconds 4 --json")
+    assert {(one["name"], one["profile"]) for one in json.loads(heard)} == {
+        ("left", "reference"),
+        ("right", "reference"),
+    }
     code, text = await said(guest, "pair left --passkey 123456")
     assert (code, "left: paired" in text) == (0, True), text
     await guest.start()

@@ -87,8 +87,11 @@ async def test_a_wearable_that_was_not_let_pair_is_left_alone_for_a_while(monkey
     for number in (1, 2):
         radio._advertised(*advertisement(number, []))
     assert heard == ["C0:00:00:00:00:02"]
-    monkeypatch.setattr(radio_module, "UNPAIRED_S", 0.0)  # the while is over
+    monkeypatch.setattr(radio_module, "UNPAIRED_S", 0.0)  # the while is over with the loop's next turn
     radio.leave_alone("C0:00:00:00:00:01")
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.0, over.set)
+    await within(over.wait())
     radio._advertised(*advertisement(1, []))
     assert heard == ["C0:00:00:00:00:02", "C0:00:00:00:00:01"]
 
