@@ -19,7 +19,7 @@ POLL_S = 0.2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Listens on a BlueZ adapter and lists the wearables that advertise, the nearest first, with the address and "
-        "profile that their table in the configuration needs. It may be done beside the running daemon; a wearable that "
+        "profile that their table in the configuration needs. It may be done beside the daemon; a wearable that "
         "is connected is not heard. Exit codes: 0 listed, also where there is nobody, 1 the adapter or BlueZ does not "
         "answer, 2 something is wrong with the input, 130 stopped by Ctrl-C."
     )
