@@ -66,6 +66,7 @@ async def _listen(adapter: Any, seconds: float) -> list[Heard]:
         uuids = services | {uuid.lower() for uuid in data.service_uuids}
         advertised[address] = data.local_name or name, data.rssi, uuids
 
+    paired = {address for address, one in (await adapter.known()).items() if one.get("Paired")}
     clock = Clock()
     with Progress(sys.stderr) as progress:
         async with adapter.listening(heard):
@@ -73,7 +74,7 @@ async def _listen(adapter: Any, seconds: float) -> list[Heard]:
             while (passed_ns := clock.mono_ns() - began_ns) < span_ns:
                 progress.show(passed_ns, span_ns, f"{len(advertised)} heard")
                 await asyncio.sleep(POLL_S)
-    return heard_of(advertised, {address for address, one in (await adapter.known()).items() if one.get("Paired")})
+    return heard_of(advertised, paired)
 
 
 def heard_of(advertised: Mapping[str, tuple[str | None, int, Collection[str]]], paired: Collection[str]) -> list[Heard]:
