@@ -58,7 +58,7 @@ test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtu
 
 # What the tests use and pip cannot bring: $(call installed,COMMAND,PACKAGES,WHAT IS LEFT OUT WITHOUT THEM)
 define installed
-	@export PATH="$$PATH:/usr/sbin" DEBIAN_FRONTEND=noninteractive; \
+	@export PATH="$$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive; \
 	absent=; for tool in $(1); do command -v $$tool > /dev/null || absent=$$tool; done; \
 	if [ -z "$$absent" ]; then exit 0; fi; \
 	root=; if [ "$$(id -u)" != 0 ]; then root="sudo -n"; fi; \
@@ -74,7 +74,7 @@ brokers:
 	$(call installed,mosquitto,mosquitto,the tests marked mosquitto)
 
 vm-tools:
-	$(call installed,qemu-system-x86_64 mmdebstrap ssh,qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap zstd e2fsprogs openssh-client,the tests marked vm)
+	$(call installed,qemu-system-x86_64 qemu-img mmdebstrap mke2fs ssh,qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap zstd e2fsprogs openssh-client,the tests marked vm)
 
 bench: $(DEV_DONE) ## measurements, as ratios within one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(DEV)/bin/python "$$file"; done

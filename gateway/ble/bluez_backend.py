@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakDBusError, BleakError
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
@@ -37,10 +38,13 @@ PAIR_S = 75.0
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _DBUS = "org.freedesktop.DBus"
 _AGENTS = "org.bluez.AgentManager1"
-_DEVICE = "org.bluez.Device1"
+_ADAPTER, _DEVICE = "org.bluez.Adapter1", "org.bluez.Device1"
 _BLUEZ_OWNER = f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='org.bluez'"
-_DISTURBED = {f"org.bluez.Error.{name}" for name in ("InProgress", "ConnectionAttemptFailed", "AuthenticationCanceled")}
-"""What comes of two that connect at once."""
+_DISTURBED = {
+    *(f"org.bluez.Error.{name}" for name in ("InProgress", "ConnectionAttemptFailed", "AuthenticationCanceled")),
+    *(f"org.freedesktop.DBus.Error.{name}" for name in ("UnknownObject", "UnknownMethod")),
+}
+"""What comes of two that connect at once, or where the other one has removed the device."""
 _PAIRING_WORDS = {
     "org.bluez.Error.AuthenticationFailed": "pairing failed: another passkey, or a number that was not confirmed",
     "org.bluez.Error.AuthenticationCanceled": "pairing was cancelled",
@@ -58,26 +62,32 @@ class BluezAdapter:
     def __init__(self, name: str = "hci0", answers: Answers | None = None) -> None:
         self.name = name
         self._path = f"/org/bluez/{name}"
-        self._agent = Agent(answers or Refusals())
+        self._answers = answers or Refusals()
+        self._agent = Agent(self._answers)
         self._bus: _Bus | None = None
         """The agent's: it lives as long as this connection."""
 
     async def attach(self, addresses: Collection[str]) -> None:
         """Raises RadioAway."""
-        bus = await self._connected()
+        bus = self._bus = self._bus if self._bus is not None and self._bus.alive else await _Bus.connected()
+        bus.gone.clear()
         objects = await bus.objects()
-        adapter = objects.get(self._path, {}).get("org.bluez.Adapter1")
-        if adapter is None:
-            present = [path.rsplit("/", 1)[1] for path, found in objects.items() if "org.bluez.Adapter1" in found]
-            others = f"; there is {', '.join(present)}" if present else ""
-            raise RadioAway(f"{self.name}: BlueZ has no such adapter{others}")
-        if not adapter["Powered"]:
+        if not self._present(objects)["Powered"]:
             await self._switch_on(bus)
-        await bus.register(self._agent)
         for path, device in self._devices(objects):
             if device["Connected"] and device["Address"].upper() in addresses:
                 log.info("%s: ending the link that an earlier process left", device["Address"])
                 await bus.call(path, _DEVICE, "Disconnect")
+        await bus.register(self._agent)
+
+    def _present(self, objects: Objects) -> Mapping[str, Any]:
+        """The adapter's properties. Raises RadioAway where it is not there."""
+        adapter = objects.get(self._path, {}).get("org.bluez.Adapter1")
+        if adapter is None:
+            present = [path.rsplit("/", 1)[1] for path, found in objects.items() if "org.bluez.Adapter1" in found]
+            others = f"; there is {', '.join(present)}" if present else ""
+            raise RadioAway(f"{self.name}: BlueZ has no such adapter{others}", hint="bluetoothctl list shows them.")
+        return adapter
 
     async def _switch_on(self, bus: "_Bus") -> None:
         """Raises RadioAway where that is refused, as it is where rfkill blocks it."""
@@ -88,7 +98,8 @@ class BluezAdapter:
             return
         blocked = adapter.get("PowerState") == "off-blocked"
         raise RadioAway(
-            f"{self.name}: the adapter is switched off and stays so{': rfkill blocks it' if blocked else ''}",
+            f"{self.name}: the adapter is switched off and stays so"
+            + (": rfkill blocks it (rfkill unblock bluetooth)" if blocked else ""),
             hint="rfkill list says what is blocked; rfkill unblock bluetooth lifts it, or a switch on the machine.",
         )
 
@@ -97,10 +108,10 @@ class BluezAdapter:
         return [(p, o["org.bluez.Device1"]) for p, o in objects.items() if p.startswith(of_ours) and _is_device(o)]
 
     async def wait_lost(self) -> None:
-        """Until bluetoothd ends: the agent is gone with it. With an adapter that goes bleak ends every link, and the
-        next scan says what is wrong."""
-        bus = await self._connected()
-        await bus.wait_gone()
+        """Until bluetoothd has ended since `attach`: the agent is gone with it. With an adapter that goes bleak ends
+        every link, and the next scan says what is wrong."""
+        if self._bus is not None and self._bus.alive:
+            await self._bus.wait_gone()
 
     async def detach(self) -> None:
         """BlueZ keeps the adapter."""
@@ -108,17 +119,14 @@ class BluezAdapter:
         if bus is not None:
             bus.close()
 
-    async def _connected(self) -> "_Bus":
-        if self._bus is None or not self._bus.alive:
-            self._bus = await _Bus.connected()
-        return self._bus
-
     # What an operator does.
 
     async def known(self) -> dict[str, Mapping[str, Any]]:
         """What BlueZ knows of this adapter's devices, by address: the properties of Device1. Raises RadioAway."""
         async with _Bus.for_now() as bus:
-            return {device["Address"].upper(): device for _, device in self._devices(await bus.objects())}
+            objects = await bus.objects()
+            self._present(objects)
+            return {device["Address"].upper(): device for _, device in self._devices(objects)}
 
     @asynccontextmanager
     async def listening(self, heard: Heard) -> AsyncIterator[None]:
@@ -136,38 +144,86 @@ class BluezAdapter:
                 async with asyncio.timeout(COMMAND_S):
                     await scanner.stop()
 
-    async def pair(self, address: str) -> None:
-        """Finds the wearable, pairs with it by this adapter's answers, and ends the link. Raises PairingFailed and
-        RadioAway."""
+    async def pair(self, address: str, *, without_number: bool = False) -> bool:
+        """Finds the wearable, pairs with it by this adapter's answers, and ends the link. Whether a number was typed,
+        compared or shown; where none was the bond is kept only with without_number.
+
+        However this ends, no other bond is left behind. Raises PairingFailed and RadioAway.
+        """
+        address = address.upper()
+        agent = Agent(self._answers, only=address)
+        kept = False
         async with _Bus.for_now() as bus:
-            await bus.register(self._agent)
-            found = self._device(await bus.objects(), address)
-            if found is None:
-                heard = await BleakScanner.find_device_by_address(address, FIND_S, bluez={"adapter": self.name})
-                found = self._device(await bus.objects(), address) if heard is not None else None
-            if found is None:
-                raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint="Is it switched on, near and free?")
-            path = found[0]
+            if not self._present(await bus.objects())["Powered"]:
+                await self._switch_on(bus)
+            await bus.register(agent)
             try:
-                for tries_left in reversed(range(PAIR_TRIES)):
-                    await bus.call(path, _DEVICE, "Disconnect")  # the daemon's link, which it will not miss
-                    try:
-                        await bus.call(path, _DEVICE, "Pair", required=True, within_s=PAIR_S)
-                    except RefusedByBluez as refused:
-                        if refused.name not in _DISTURBED or not tries_left:
-                            raise PairingFailed(f"{address}: {_PAIRING_WORDS.get(refused.name, refused)}") from None
-                        await asyncio.sleep(PAIR_AGAIN_S)
-                    else:
-                        break
+                await self._pair(bus, agent, address)
+                kept = agent.numbered or without_number
             finally:
-                await bus.call(path, _DEVICE, "Disconnect")
+                agent.cancel()
+                await self._part(bus, address, kept)
+        if not kept:
+            raise PairingFailed(
+                f"{address}: it pairs without digits, so nobody knows that it is this one; it is not paired",
+                hint="Where that will do, say allow_just_works = true in its [[wearable]] table.",
+            )
+        return agent.numbered
+
+    async def _pair(self, bus: "_Bus", agent: Agent, address: str) -> None:
+        for tries_left in reversed(range(PAIR_TRIES)):
+            path = await self._found(bus, address)
+            await bus.call(path, _DEVICE, "Disconnect")  # the daemon's link, which it will not miss
+            agent.numbered = False
+            try:
+                await bus.call(path, _DEVICE, "Pair", required=True, within_s=PAIR_S)
+            except RefusedByBluez as refused:
+                if refused.name not in _DISTURBED or not tries_left:
+                    raise PairingFailed(f"{address}: {_PAIRING_WORDS.get(refused.name, refused)}") from None
+                await asyncio.sleep(PAIR_AGAIN_S)
+            else:
+                return
+
+    async def _found(self, bus: "_Bus", address: str) -> str:
+        """Its object, heard first where BlueZ does not know it. Raises PairingFailed and RadioAway."""
+        found = self._device(await bus.objects(), address)
+        if found is None:
+            heard = asyncio.Event()
+
+            def note(device: BLEDevice, _data: AdvertisementData) -> None:
+                if device.address.upper() == address:
+                    heard.set()
+
+            async with self.listening(note):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FIND_S):
+                        await heard.wait()
+                found = self._device(await bus.objects(), address)
+        if found is None:
+            raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint="Is it switched on, near and free?")
+        return found[0]
+
+    async def _part(self, bus: "_Bus", address: str, kept: bool) -> None:
+        """Ends the link, and the bond unless it is to be kept. Raises PairingFailed where it may still be there."""
+        try:
+            found = self._device(await bus.objects(), address)
+            if found is not None and kept:
+                await bus.call(found[0], _DEVICE, "Disconnect")
+            elif found is not None:
+                await bus.call(self._path, _ADAPTER, "RemoveDevice", "o", [found[0]], required=True)
+        except RadioAway as error:
+            if not kept:
+                said = f"{address}: BlueZ may hold a bond that nobody vouches for ({error})"
+                raise PairingFailed(said, hint="`gateway forget` it once BlueZ answers.") from None
 
     async def unpair(self, address: str) -> bool:
         """Whether there was anything to forget. Raises RadioAway."""
         async with _Bus.for_now() as bus:
-            found = self._device(await bus.objects(), address)
+            objects = await bus.objects()
+            self._present(objects)
+            found = self._device(objects, address)
             if found is not None:
-                await bus.call(self._path, "org.bluez.Adapter1", "RemoveDevice", "o", [found[0]])
+                await bus.call(self._path, _ADAPTER, "RemoveDevice", "o", [found[0]], required=True)
             return found is not None
 
     def _device(self, objects: Objects, address: str) -> tuple[str, Mapping[str, Any]] | None:
@@ -195,7 +251,7 @@ class BluezAdapter:
                     continue
                 await bus.call(path, "org.bluez.Device1", "Disconnect")
                 if not found.get("Paired", False):
-                    await bus.call(self._path, "org.bluez.Adapter1", "RemoveDevice", "o", [path])
+                    await bus.call(self._path, _ADAPTER, "RemoveDevice", "o", [path])
 
 
 def _is_device(interfaces: Mapping[str, Any]) -> bool:
@@ -216,6 +272,8 @@ class _Bus:
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
         self._exported = False
+        self.gone = asyncio.Event()
+        """bluetoothd has ended."""
         self._ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
         self._ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
@@ -224,9 +282,12 @@ class _Bus:
         """Raises RadioAway."""
         try:
             async with asyncio.timeout(CALL_S):
-                return cls(await MessageBus(bus_type=BusType.SYSTEM).connect())
+                made = cls(await MessageBus(bus_type=BusType.SYSTEM).connect())
         except (OSError, EOFError, TimeoutError, DBusFastError) as error:
             raise RadioAway(f"the system's D-Bus: {error}", hint="BlueZ needs D-Bus: is dbus running?") from None
+        made._bus.add_message_handler(made._saw)
+        await made.call("/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [_BLUEZ_OWNER], to=_DBUS)
+        return made
 
     @classmethod
     @asynccontextmanager
@@ -248,29 +309,28 @@ class _Bus:
         """As the one that is asked, before those registered earlier; again after bluetoothd has come back.
 
         Also for Device1.Pair: with the link up BlueZ reads what wants security, which asks the default agent, whose
-        refusal ends the pairing.
+        refusal ends the pairing. Raises RadioAway.
         """
         if not self._exported:
             self._bus.export(AGENT_PATH, agent)
             self._exported = True
-        await self.call("/org/bluez", _AGENTS, "RegisterAgent", "os", [AGENT_PATH, CAPABILITY])
-        await self.call("/org/bluez", _AGENTS, "RequestDefaultAgent", "o", [AGENT_PATH])
+        try:
+            await self.call("/org/bluez", _AGENTS, "RegisterAgent", "os", [AGENT_PATH, CAPABILITY], required=True)
+        except RefusedByBluez as refused:
+            if refused.name != "org.bluez.Error.AlreadyExists":
+                raise
+        await self.call("/org/bluez", _AGENTS, "RequestDefaultAgent", "o", [AGENT_PATH], required=True)
+
+    def _saw(self, message: Message) -> None:
+        if message.member == "NameOwnerChanged" and message.body[:1] == ["org.bluez"] and message.body[1]:
+            self.gone.set()  # whoever owned the name owns it no more
 
     async def wait_gone(self) -> None:
-        """Until BlueZ has another owner, or none, or this connection ends."""
-        gone = asyncio.Event()
-
-        def saw(message: Message) -> None:
-            if message.member == "NameOwnerChanged" and message.body and message.body[0] == "org.bluez":
-                gone.set()
-
-        self._bus.add_message_handler(saw)
-        changed = asyncio.create_task(gone.wait())
+        """Until BlueZ has ended since `gone` was cleared, or this connection ends."""
+        changed = asyncio.create_task(self.gone.wait())
         try:
-            await self.call("/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [_BLUEZ_OWNER], to=_DBUS)
             await asyncio.wait({self._ended, changed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._bus.remove_message_handler(saw)
             changed.cancel()
 
     async def objects(self) -> Objects:
@@ -301,12 +361,14 @@ class _Bus:
             async with asyncio.timeout(within_s):
                 reply = await self._bus.call(message)
         except (OSError, EOFError, TimeoutError, DBusFastError) as error:
-            raise RadioAway(f"BlueZ, {member}: {str(error) or type(error).__name__}") from None
+            said = f"BlueZ, {member}: {str(error) or type(error).__name__}"
+            raise RadioAway(said, hint="Is bluetoothd running?") from None
         if reply is None or reply.message_type is MessageType.ERROR:
             words = "no reply" if reply is None else f"{reply.error_name}: {', '.join(map(str, reply.body))}"
             if required:
                 name = "" if reply is None else reply.error_name or ""
-                raise RefusedByBluez(name, f"BlueZ does not answer ({words})", hint="Is bluetoothd running?")
+                does = "refuses" if name.startswith("org.bluez.") else "does not answer"
+                raise RefusedByBluez(name, f"BlueZ {does} ({words})", hint="Is bluetoothd running?")
             log.info("BlueZ, %s of %s: %s", member, path, words)
             return []
         return list(reply.body)

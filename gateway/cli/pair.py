@@ -6,7 +6,10 @@ What is asked goes to standard error and is answered on standard input, the resu
 import argparse
 import asyncio
 import re
+import signal
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "could not be paired, 2 something is wrong with the input, 130 stopped by Ctrl-C."
     )
     add_wearable(parser)
-    parser.add_argument("--passkey", metavar="DIGITS", help="the six digits that it shows, where nobody can be asked")
+    parser.add_argument(
+        "--passkey", metavar="DIGITS", help="the six digits that it always shows, where nobody can be asked"
+    )
 
 
 def add_wearable(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +59,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputRejected(f"--passkey {args.passkey!r}: expected six digits")
     config = load_config(args.config)
     wearable = config.wearable_named(args.wearable, args.config)
-    answers = _Asked(args.passkey, wearable.allow_just_works)
-    adapter = bluez_of(config, answers)
-    return asyncio.run(_pair(adapter, wearable.id, wearable.address, answers))
+    adapter = bluez_of(config, _Asked(args.passkey, wearable.allow_just_works))
+    try:
+        return asyncio.run(_pair(adapter, wearable.id, wearable.address, wearable.allow_just_works))
+    except asyncio.CancelledError:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def bluez_of(config: "Config", answers: "Answers | None" = None) -> "BluezAdapter":
@@ -70,55 +78,63 @@ def bluez_of(config: "Config", answers: "Answers | None" = None) -> "BluezAdapte
     return BluezAdapter(config.radio.adapter, answers)
 
 
-async def _pair(adapter: "BluezAdapter", name: str, address: str, answers: "_Asked") -> int:
-    from gateway.ble.errors import PairingFailed
-
+async def _pair(adapter: "BluezAdapter", name: str, address: str, allow_just_works: bool) -> int:
     if (await adapter.known()).get(address.upper(), {}).get("Paired", False):
         print(f"{name}: is paired already; `gateway forget {name}` ends that")
         return 0
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with suppress(RuntimeError, ValueError):  # not the main thread
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     print(f"{name} ({address}): looking for it; it has to be near and ready to pair", file=sys.stderr)
-    await adapter.pair(address)
-    if not answers.seen and not answers.allow_just_works:
-        await adapter.unpair(address)
-        raise PairingFailed(
-            f"{name}: it pairs without digits, so nobody knows that it is this one; it is not paired",
-            hint="Where that will do, say allow_just_works = true in its [[wearable]] table.",
-        )
-    print(f"{name}: paired" + ("" if answers.seen else ", without digits"))
+    numbered = await adapter.pair(address, without_number=allow_just_works)
+    print(f"{name}: paired" + ("" if numbered else ", without digits"))
     return 0
 
 
 class _Asked:
-    """A person's answers, or those of the command line. seen: a number was typed or compared."""
+    """A person's answers, or those of the command line."""
 
     def __init__(self, passkey: str | None, allow_just_works: bool) -> None:
-        self._passkey = passkey
-        self.allow_just_works = allow_just_works
-        self.seen = False
+        self._passkey, self._allow_just_works = passkey, allow_just_works
+        self._line: asyncio.Future[str] | None = None
 
     async def passkey(self, _address: str) -> int | None:
         typed = self._passkey
         while typed is None or not _DIGITS.fullmatch(typed):
-            typed = await _ask("the six digits that it shows: ")
+            typed = await self._ask("the six digits that it shows: ")
             if not typed:
                 return None
-        self.seen = True
         return int(typed)
 
     async def confirm(self, _address: str, number: int) -> bool:
         if self._passkey is not None:
-            same = int(self._passkey) == number
-        else:
-            same = (await _ask(f"does it show {number:06d}? [y/N] ")).lower() in ("y", "yes")
-        self.seen = self.seen or same
-        return same
+            return int(self._passkey) == number
+        return (await self._ask(f"does it show {number:06d}? [y/N] ")).lower() in ("y", "yes")
+
+    async def shown(self, _address: str, number: int) -> bool:
+        print(f"type {number:06d} on it", file=sys.stderr, flush=True)
+        return True
 
     async def just_works(self, _address: str) -> bool:
-        return self.allow_just_works
+        return self._allow_just_works
 
+    async def _ask(self, question: str) -> str:
+        """Empty where nobody answers. A line that an earlier question still waits for answers this one."""
+        print(question, end="", file=sys.stderr, flush=True)
+        if self._line is None or self._line.done():
+            loop = asyncio.get_running_loop()
+            self._line = line = loop.create_future()
 
-async def _ask(question: str) -> str:
-    """Empty where nobody answers."""
-    print(question, end="", file=sys.stderr, flush=True)
-    answer: str = await asyncio.to_thread(sys.stdin.readline)
-    return answer.strip()
+            def answered(typed: str) -> None:
+                if not line.done():
+                    line.set_result(typed)
+
+            def read() -> None:  # in a thread that holds up no end of the program
+                typed = sys.stdin.readline().strip()
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(answered, typed)
+
+            threading.Thread(target=read, daemon=True).start()
+        return await asyncio.shield(self._line)

@@ -1,5 +1,7 @@
 """A stand-in for bluetoothd on a real D-Bus: its objects, as far as they are used."""
 
+import asyncio
+
 from dbus_fast import DBusError, Message, MessageType, PropertyAccess
 from dbus_fast.aio import MessageBus
 from dbus_fast.annotations import DBusBool, DBusObjectPath, DBusStr
@@ -24,6 +26,10 @@ class Device1(ServiceInterface):
         self.path = "/org/bluez/hci0/dev_" + address.replace(":", "_")
         self.address, self.connected, self.paired = address, connected, paired
         self.asks, self.passkey = "RequestPasskey", 123456
+        self.cancels = False
+        """The first time, once it has asked; then it asks nothing."""
+        self.hangs: asyncio.Event | None = None
+        """Set once it pairs without an answer to come."""
         self.bluez: Bluez | None = None
 
     @dbus_property(access=PropertyAccess.READ)
@@ -48,6 +54,14 @@ class Device1(ServiceInterface):
     async def Pair(self) -> None:
         """Asks the newest agent, as a wearable with such an `asks` makes BlueZ do; empty: nothing is asked."""
         assert self.bluez is not None
+        if self.hangs is not None:
+            self.paired = True
+            self.hangs.set()
+            await asyncio.Event().wait()
+        if self.asks and self.cancels:
+            await self.bluez.ask(self.asks, self.path)
+            self.cancels, self.asks = False, ""
+            raise DBusError("org.bluez.Error.AuthenticationCanceled", "Authentication Canceled")
         if not self.asks:
             self.paired = True
             return

@@ -74,6 +74,9 @@ class Person:
         assert (address, number) == (OURS, 123456)
         return self._confirms
 
+    async def shown(self, address: str, number: int) -> bool:
+        raise NotImplementedError
+
     async def just_works(self, address: str) -> bool:
         assert address == OURS
         return self._trusts
@@ -99,10 +102,55 @@ async def test_who_pairs_is_answered_by_the_person_that_asked_for_it(
         await BluezAdapter("hci0", bad).pair(OURS)
     assert not ours.paired
     ours.connected = True
-    await BluezAdapter("hci0", good).pair(OURS)
+    numbered = await BluezAdapter("hci0", good).pair(OURS, without_number=asks == "RequestAuthorization")
+    assert numbered == (asks != "RequestAuthorization")
     assert ours.paired
     assert not ours.connected  # the daemon, which hears it again, is to have it
     assert {capability for _, _, capability in bluez.agents} == {"KeyboardDisplay"}
+
+
+async def test_a_number_of_a_try_that_failed_vouches_for_no_later_bond(
+    bluez: Bluez, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.ble.bluez_backend.PAIR_AGAIN_S", 0.0)
+    adapter, ours = Adapter1(), Device1(OURS)
+    ours.cancels = True
+    await bluez.appears(adapter, ours)
+    with pytest.raises(PairingFailed, match="it pairs without digits"):
+        await BluezAdapter("hci0", Person(passkey=123456)).pair(OURS)
+    assert adapter.removed == [ours.path]
+
+
+async def test_pairing_that_is_stopped_leaves_no_bond(bluez: Bluez) -> None:
+    adapter, ours = Adapter1(), Device1(OURS)
+    ours.hangs = asyncio.Event()
+    await bluez.appears(adapter, ours)
+    pairing = asyncio.create_task(BluezAdapter("hci0", Person()).pair(OURS))
+    await asyncio.wait_for(ours.hangs.wait(), 5)
+    pairing.cancel()
+    await asyncio.wait({pairing}, timeout=5)
+    assert pairing.cancelled()
+    assert adapter.removed == [ours.path]
+
+
+async def test_no_other_device_is_answered_for_while_one_is_paired(bluez: Bluez) -> None:
+    ours = Device1(OURS)
+    ours.hangs = asyncio.Event()
+    await bluez.appears(Adapter1(), ours)
+    pairing = asyncio.create_task(BluezAdapter("hci0", Person(passkey=123456, confirms=True, trusts=True)).pair(OURS))
+    await asyncio.wait_for(ours.hangs.wait(), 5)
+    for asks in ("RequestPasskey", "RequestConfirmation", "RequestAuthorization"):
+        reply = await bluez.ask(asks, Device1(STRANGER).path)
+        assert reply.error_name == "org.bluez.Error.Rejected", asks
+    pairing.cancel()
+    await asyncio.wait({pairing})
+
+
+@pytest.mark.parametrize("asks", ["pair", "known", "unpair"])
+async def test_an_operator_who_names_an_adapter_that_is_not_there_is_told(bluez: Bluez, asks: str) -> None:
+    await bluez.appears(Adapter1(), Device1(OURS))
+    with pytest.raises(RadioAway, match="hci7: BlueZ has no such adapter; there is hci0"):
+        await getattr(BluezAdapter("hci7"), asks)(*([] if asks == "known" else [OURS]))
 
 
 @pytest.mark.parametrize("asks", ["RequestPasskey", "RequestConfirmation", "RequestAuthorization"])

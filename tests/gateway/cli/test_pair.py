@@ -70,7 +70,7 @@ async def test_who_pairs_without_digits_is_forgotten_again_unless_that_is_allowe
     await bluez.appears(adapter, ours)
     code, out, err = await said(capsys, config, "pair", "left")
     assert (code, out, adapter.removed) == (1, "", [ours.path])
-    assert "left: it pairs without digits" in err
+    assert f"{OURS}: it pairs without digits" in err
     assert "allow_just_works = true" in err
     ours.paired = False
     add(config, "\nallow_just_works = true", behind='id = "left"')
