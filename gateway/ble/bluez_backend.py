@@ -246,11 +246,11 @@ class BluezAdapter:
     async def forget(self, device: BLEDevice) -> None:
         """A bond is kept: then the link is only ended. Raises RadioAway."""
         async with _Bus.for_now() as bus:
-            for path, found in self._devices(await bus.objects()):
-                if found["Address"].upper() != device.address.upper():
-                    continue
-                await bus.call(path, "org.bluez.Device1", "Disconnect")
-                if not found.get("Paired", False):
+            found = self._device(await bus.objects(), device.address)
+            if found is not None:
+                path, known = found
+                await bus.call(path, _DEVICE, "Disconnect")
+                if not known.get("Paired", False):
                     await bus.call(self._path, _ADAPTER, "RemoveDevice", "o", [path])
 
 

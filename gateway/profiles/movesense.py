@@ -26,12 +26,12 @@ from typing import Self, cast
 
 import numpy as np
 
-from gateway.motion.samples import Coverage, Float32, Piece
+from gateway.motion.samples import Float32, Piece
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
-from gateway.profiles.conversation import Command, Received, Retention, Write
+from gateway.profiles.conversation import Command, Received, Write
 from gateway.profiles.errors import FrameError
 from gateway.profiles.stamps import StampedDecoder
-from gateway.profiles.streaming import LIMITS, StreamingConversation, measurable
+from gateway.profiles.streaming import LIMITS, StreamingConversation, StreamingProfile, measurable
 
 
 def _uuid(head: str) -> str:
@@ -81,8 +81,10 @@ class MovesenseDecoder(StampedDecoder):
     """Journal rows to bursts. A frame in two notifications is joined; what lacks its end is dropped, and its samples
     are missed by the next stamp."""
 
+    rate_hz, unit_ns = RATE_HZ, 1_000_000
+
     def __init__(self) -> None:
-        super().__init__(RATE_HZ, unit_ns=1_000_000)
+        super().__init__()
         self.open = b""
         """The first part of a frame that goes on, with its head."""
 
@@ -130,10 +132,11 @@ class MovesenseDecoder(StampedDecoder):
     def state(self) -> dict[str, object]:
         return {**super().state(), "open": self.open.hex()}
 
-    def take_up(self, state: dict[str, object] | None) -> Self:
-        if state is not None:
-            self.open = bytes.fromhex(cast(str, state["open"]))
-        return super().take_up(state)
+    @classmethod
+    def restore(cls, state: dict[str, object]) -> Self:
+        made = super().restore(state)
+        made.open = bytes.fromhex(cast(str, state["open"]))
+        return made
 
 
 class MovesenseConversation(StreamingConversation):
@@ -170,18 +173,10 @@ class MovesenseConversation(StreamingConversation):
         return self._again("refused", f"{PATH.decode()} is refused with status {status}", now_ns)
 
 
-class MovesenseProfile:
+class MovesenseProfile(StreamingProfile):
     """Registered under `movesense`."""
 
     name = NAME
     service_uuid = SERVICE
-    retention = Retention.NONE
     rate_hz = RATE_HZ
-    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
-    silence_s = 5.0
-
-    def conversation(self, _have: dict[int, Coverage]) -> MovesenseConversation:
-        return MovesenseConversation()
-
-    def decoder(self, state: dict[str, object] | None = None) -> MovesenseDecoder:
-        return MovesenseDecoder().take_up(state)
+    converses, decodes = MovesenseConversation, MovesenseDecoder

@@ -44,11 +44,11 @@ from typing import NamedTuple, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.motion.samples import Burst, Coverage, Float32, Int64, Lost, Piece, Sensor
+from gateway.motion.samples import Burst, Float32, Int64, Lost, Piece, Sensor
 from gateway.motion.units import m_s2_from
-from gateway.profiles.conversation import Command, Fault, Kind, Observe, Received, Retention, Write
+from gateway.profiles.conversation import Command, Fault, Kind, Observe, Received, Write
 from gateway.profiles.errors import FrameError
-from gateway.profiles.streaming import GRID_HZ, StreamingConversation, StreamingDecoder
+from gateway.profiles.streaming import GRID_HZ, StreamingConversation, StreamingDecoder, StreamingProfile
 
 
 def _uuid(number: int) -> str:
@@ -450,18 +450,11 @@ class PolarConversation(StreamingConversation):
         return self._next()
 
 
-class PolarProfile:
+class PolarProfile(StreamingProfile):
     """Registered under `polar-verity-sense`."""
 
     name = NAME
     service_uuid = SERVICE
-    retention = Retention.NONE
     rate_hz = RATE_HZ
-    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
     silence_s = 10.0
-
-    def conversation(self, _have: dict[int, Coverage]) -> PolarConversation:
-        return PolarConversation()
-
-    def decoder(self, state: dict[str, object] | None = None) -> PolarDecoder:
-        return PolarDecoder() if state is None else PolarDecoder.restore(state)
+    converses, decodes = PolarConversation, PolarDecoder

@@ -15,7 +15,7 @@ clock: also one by a sample, or the period would be bent to catch up with it, an
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,9 +148,13 @@ class Stamps:
 class StampedDecoder(StreamingDecoder):
     """A decoder of frames of all six channels, each with a stamp of its first sample; a family reads them."""
 
-    def __init__(self, rate_hz: float, unit_ns: int) -> None:
+    rate_hz: ClassVar[float]
+    unit_ns: ClassVar[int]
+    """Of a stamp."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.stamps = Stamps(1e9 / rate_hz, unit_ns)
+        self.stamps = Stamps(1e9 / self.rate_hz, self.unit_ns)
 
     def _take(self, stamp: int, values: Float32, saturated: bool, at: Received) -> list[Piece]:
         """values: (n, 6), m/s² and deg/s. A frame that comes twice tells nothing."""
@@ -181,8 +185,8 @@ class StampedDecoder(StreamingDecoder):
     def state(self) -> dict[str, object]:
         return {"session": self.session, "stamps": self.stamps.state()}
 
-    def take_up(self, state: dict[str, object] | None) -> Self:
-        """Goes on from there, if there is anything to go on from."""
-        if state is not None:
-            self.session, self.stamps = cast(int | None, state["session"]), Stamps.restore(state["stamps"])
-        return self
+    @classmethod
+    def restore(cls, state: dict[str, object]) -> Self:
+        made = cls()
+        made.session, made.stamps = cast(int | None, state["session"]), Stamps.restore(state["stamps"])
+        return made

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.motion.samples import Burst, Float32, Int64, Piece, Sensor, SessionEnded
+from gateway.motion.samples import Burst, Coverage, Float32, Int64, Piece, Sensor, SessionEnded
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
 from gateway.profiles.conversation import (
     Command,
@@ -27,6 +27,7 @@ from gateway.profiles.conversation import (
     Observe,
     ReadDone,
     Received,
+    Retention,
     Room,
     Subscribe,
     Tick,
@@ -216,6 +217,14 @@ class StreamingDecoder:
         nothing has been done."""
         return None
 
+    def state(self) -> dict[str, object]:
+        """JSON values, for `restore`."""
+        raise NotImplementedError
+
+    @classmethod
+    def restore(cls, state: dict[str, object]) -> Self:
+        raise NotImplementedError
+
     def begin(self, at: Received) -> int:
         """The running session, a new one if there is none."""
         if self.session is None:
@@ -239,3 +248,22 @@ class StreamingDecoder:
     def _forget(self) -> list[Piece]:
         """Drops what belongs to the session that ends; returns what of it can still be told."""
         raise NotImplementedError
+
+
+class StreamingProfile:
+    """What such families have in common; each names its conversation and its decoder."""
+
+    name: str
+    service_uuid: str
+    retention = Retention.NONE
+    rate_hz: float
+    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
+    silence_s = 5.0
+    converses: type[StreamingConversation]
+    decodes: type[StreamingDecoder]
+
+    def conversation(self, _have: dict[int, Coverage]) -> StreamingConversation:
+        return self.converses()
+
+    def decoder(self, state: dict[str, object] | None = None) -> StreamingDecoder:
+        return self.decodes() if state is None else self.decodes.restore(state)

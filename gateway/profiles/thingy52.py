@@ -22,12 +22,12 @@ from typing import Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.motion.samples import Coverage, Float32, Piece
+from gateway.motion.samples import Float32, Piece
 from gateway.motion.units import m_s2_from
 from gateway.profiles.arrivals import Arrivals
-from gateway.profiles.conversation import Command, Received, Retention, Subscribe, Write
+from gateway.profiles.conversation import Command, Received, Subscribe, Write
 from gateway.profiles.errors import FrameError
-from gateway.profiles.streaming import StreamingConversation, StreamingDecoder
+from gateway.profiles.streaming import StreamingConversation, StreamingDecoder, StreamingProfile
 
 
 def _uuid(number: int) -> str:
@@ -110,18 +110,10 @@ class ThingyConversation(StreamingConversation):
         return None if len(payload) == _RAW.size else f"raw: {len(payload)} bytes, expected {_RAW.size}"
 
 
-class ThingyProfile:
+class ThingyProfile(StreamingProfile):
     """Registered under `thingy52`."""
 
     name = NAME
     service_uuid = SERVICE
-    retention = Retention.NONE
     rate_hz = RATE_HZ
-    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
-    silence_s = 5.0
-
-    def conversation(self, _have: dict[int, Coverage]) -> ThingyConversation:
-        return ThingyConversation()
-
-    def decoder(self, state: dict[str, object] | None = None) -> ThingyDecoder:
-        return ThingyDecoder() if state is None else ThingyDecoder.restore(state)
+    converses, decodes = ThingyConversation, ThingyDecoder

@@ -24,12 +24,12 @@ from typing import Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.motion.samples import Coverage, Float32, Piece
+from gateway.motion.samples import Float32, Piece
 from gateway.motion.units import m_s2_from
 from gateway.profiles.arrivals import Arrivals
-from gateway.profiles.conversation import Command, Received, Retention, Subscribe, Write
+from gateway.profiles.conversation import Command, Received, Subscribe, Write
 from gateway.profiles.errors import FrameError
-from gateway.profiles.streaming import StreamingConversation, StreamingDecoder
+from gateway.profiles.streaming import StreamingConversation, StreamingDecoder, StreamingProfile
 
 
 def _uuid(number: int) -> str:
@@ -186,18 +186,10 @@ class WitMotionConversation(StreamingConversation):
         return [*commands, *self._again("rate", why, now_ns)]
 
 
-class WitMotionProfile:
+class WitMotionProfile(StreamingProfile):
     """Registered under `witmotion-bwt901ble`."""
 
     name = NAME
     service_uuid = SERVICE
-    retention = Retention.NONE
     rate_hz = RATE_HZ
-    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
-    silence_s = 5.0
-
-    def conversation(self, _have: dict[int, Coverage]) -> WitMotionConversation:
-        return WitMotionConversation()
-
-    def decoder(self, state: dict[str, object] | None = None) -> WitMotionDecoder:
-        return WitMotionDecoder() if state is None else WitMotionDecoder.restore(state)
+    converses, decodes = WitMotionConversation, WitMotionDecoder

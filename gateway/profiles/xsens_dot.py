@@ -21,12 +21,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gateway.motion.samples import Coverage, Float32, Piece
+from gateway.motion.samples import Float32, Piece
 from gateway.motion.units import STANDARD_GRAVITY_M_S2
-from gateway.profiles.conversation import Command, Fault, Received, Retention, Write
+from gateway.profiles.conversation import Command, Fault, Received, Write
 from gateway.profiles.errors import FrameError
 from gateway.profiles.stamps import StampedDecoder
-from gateway.profiles.streaming import LIMITS, StreamingConversation, measurable
+from gateway.profiles.streaming import LIMITS, StreamingConversation, StreamingProfile, measurable
 
 
 def _uuid(number: int) -> str:
@@ -67,8 +67,7 @@ def decode_sample(payload: bytes) -> tuple[int, Float32]:
 class XsensDotDecoder(StampedDecoder):
     """Journal rows to bursts of one sample."""
 
-    def __init__(self) -> None:
-        super().__init__(RATE_HZ, unit_ns=1_000)
+    rate_hz, unit_ns = RATE_HZ, 1_000
 
     def samples_max(self, _payload: bytes) -> int:
         return 1
@@ -128,18 +127,10 @@ class XsensDotConversation(StreamingConversation):
         return [*commands, Fault("rate", words, fatal=True)]
 
 
-class XsensDotProfile:
+class XsensDotProfile(StreamingProfile):
     """Registered under `xsens-dot`."""
 
     name = NAME
     service_uuid = SERVICE
-    retention = Retention.NONE
     rate_hz = RATE_HZ
-    sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
-    silence_s = 5.0
-
-    def conversation(self, _have: dict[int, Coverage]) -> XsensDotConversation:
-        return XsensDotConversation()
-
-    def decoder(self, state: dict[str, object] | None = None) -> XsensDotDecoder:
-        return XsensDotDecoder().take_up(state)
+    converses, decodes = XsensDotConversation, XsensDotDecoder
