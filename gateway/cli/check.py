@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.arguments import add_config
 from gateway.errors import GatewayError, InputRejected
 
 if TYPE_CHECKING:
@@ -30,14 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Reads a configuration, says in words what it means, and explains every error in it at once. "
         "Exit codes: 0 it can be run, 2 something is wrong in it, 1 the broker cannot be reached."
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="TOML; docs/configuration.md",
-    )
+    add_config(parser, "TOML; docs/configuration.md")
     parser.add_argument("--connect", action="store_true", help="try the broker too")
 
 

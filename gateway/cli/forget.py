@@ -3,16 +3,16 @@
 import argparse
 import asyncio
 
+from gateway.cli.arguments import add_wearable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from gateway.cli.pair import add_wearable
-
     parser.description = (
         "Ends the link to a wearable and forgets its bond. The wearable keeps its side until it is reset or paired "
         "again; what it recorded and the configuration stay. Exit codes: 0 forgotten (or nothing was there), 1 BlueZ "
         "does not answer, 2 something is wrong with the input."
     )
-    add_wearable(parser)
+    add_wearable(parser, "TOML, the daemon's; `gateway check` explains it")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli.arguments import add_wearable
 from gateway.cli.output import Progress, write_whole
 from gateway.clock import Clock, SimulatedTime
 from gateway.errors import GatewayError, InputRejected
@@ -57,15 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(and written), 1 no samples came, or the postures gave no clear answer, 2 something is wrong with the input, "
         "130 stopped by Ctrl-C; then nothing is written."
     )
-    parser.add_argument("wearable", metavar="WEARABLE", help="its id in the configuration")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="TOML, the running daemon's; `gateway check` explains it",
-    )
+    add_wearable(parser, "TOML, the running daemon's; `gateway check` explains it")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("--json", action="store_true", help="the result as one JSON object on standard output")
     parser.add_argument(

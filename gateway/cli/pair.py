@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli.arguments import add_wearable
 from gateway.errors import InputRejected
 
 if TYPE_CHECKING:
@@ -30,25 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the wearable it ends. BlueZ keeps the bond, until `gateway forget`. Exit codes: 0 paired (or it was), 1 it "
         "could not be paired, 2 something is wrong with the input, 130 stopped by Ctrl-C."
     )
-    add_wearable(parser)
+    add_wearable(parser, "TOML, the daemon's; `gateway check` explains it")
     parser.add_argument(
         "--passkey", metavar="DIGITS", help="the six digits that it always shows, where nobody can be asked"
-    )
-
-
-def add_wearable(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("wearable", metavar="WEARABLE", help="its id in the configuration")
-    add_config(parser)
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="TOML, the daemon's; `gateway check` explains it",
     )
 
 

@@ -4,15 +4,15 @@ import argparse
 import asyncio
 import json
 
+from gateway.cli.arguments import add_config
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from gateway.cli.pair import add_config
-
     parser.description = (
         "Lists the wearables of a configuration with what BlueZ knows of them now. It may be done beside the running "
         "daemon. Exit codes: 0 listed, 1 BlueZ does not answer, 2 something is wrong with the input."
     )
-    add_config(parser)
+    add_config(parser, "TOML, the daemon's; `gateway check` explains it")
     parser.add_argument("--json", action="store_true", help="as a JSON list")
 
 

@@ -1,0 +1,14 @@
+"""Arguments that several commands take."""
+
+import argparse
+from pathlib import Path
+
+
+def add_wearable(parser: argparse.ArgumentParser, config_help: str) -> None:
+    """Which one, of which configuration."""
+    parser.add_argument("wearable", metavar="WEARABLE", help="its id in the configuration")
+    add_config(parser, config_help)
+
+
+def add_config(parser: argparse.ArgumentParser, help_: str) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", default=argparse.SUPPRESS, help=help_)
