@@ -43,6 +43,7 @@ STAMP_S = {"movesense": 1e-3, "xsens-dot": 1e-6, "polar-verity-sense": 1e-9}
 """A stamp is rounded to this. So the rate is known to this much of the time since a session's first stamp, and what is
 lost in one gap to as much of the gap: after 0.2 s of Movesense to a sample in 200."""
 MOVESENSE_REST = 3
+MOVESENSE_HEAD_BYTES = 6
 GRID_HZ = 50
 PAUSE_NS = 200_000_000
 """Across a longer pause the resampler makes nothing up, and so long it holds a sensor's first sample for the other's
@@ -242,7 +243,7 @@ def _stretch(
     places = finder.places(index, np.concatenate([b.values for b in bursts]), of, sent)
     rows = np.repeat([b.row for b in bursts], [len(b.values) for b in bursts])
     tainted = np.repeat([b.tainted or _torn(worn, b) for b in bursts], [len(b.values) for b in bursts])
-    known = places >= 0
+    known = (places >= 0) & ~np.concatenate([_mixed(worn, b) for b in bursts])
     garbage_rows = ledger.garbage_between(int(rows[0]) - 1, int(rows[-1]))
     if worn.profile in UNSTAMPED:  # samples are told later than their row, held back by arrivals.py
         joined = sum(int(rows[0]) <= row <= int(rows[-1]) for row in _alike(worn, ledger))
@@ -303,6 +304,15 @@ def _torn(worn: Streaming, burst: Came) -> bool:
     if worn.profile != "movesense" or burst.payload[0] != MOVESENSE_REST:
         return False
     return not any((burst.before, burst.payload) in pairwise(link.sent) for link in worn.links)
+
+
+def _mixed(worn: Streaming, burst: Came) -> np.ndarray:
+    """Which samples of a torn frame hold bytes of both its parts: one that was never streamed, also where it is by
+    chance equal to one that was (accelerations that are all at the sensor's limit)."""
+    n = len(burst.values)
+    if not _torn(worn, burst):
+        return np.zeros(n, bool)
+    return np.arange(n) >= (len(burst.before) - MOVESENSE_HEAD_BYTES - 12 * n) // 12  # accelerations, then turns
 
 
 def _alike(worn: Streaming, ledger: StreamingLedger) -> list[int]:
