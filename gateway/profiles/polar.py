@@ -38,8 +38,8 @@ it for the case (unverified). The Verity Sense may ask to be paired before it st
 import math
 import struct
 from collections import deque
-from dataclasses import asdict, dataclass
-from typing import NamedTuple, Self, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,9 @@ PERIOD_TOLERANCE = 0.1
 PERIOD_GAPS = 8
 """The period is the mean of about so many gaps. Where a loss hides a step back, one gap may be short by as much as is
 no step; were the period that gap's, every frame after it would seem to follow a loss."""
+HELD_SAMPLES = 256
+"""Of the gyroscope, 5 s, kept back for the accelerometer's first frame: frames come at most 2.5 s apart, one may be
+lost."""
 _LIMITS = {ACC: 17.0, GYRO: 2100.0}
 """g and deg/s: beyond the widest range (16, 2,000) and its calibration."""
 
@@ -255,14 +258,18 @@ class Track:
 
 
 class PolarDecoder(StreamingDecoder):
-    """Journal rows to bursts of each sensor; both count their time from the first sample of the session."""
+    """Journal rows to bursts of each sensor. Both count their time from the accelerometer's first sample, as recordings
+    do (motion.grid), whichever frame comes first; a gyroscope without accelerometer from its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.factors: dict[int, float] = {}
         self.ranges: dict[int, float] = {kind: float(WANTED_RANGE[kind]) for kind in SENSORS}
         self.tracks = {kind: Track(1e9 / RATE_HZ) for kind in SENSORS}
-        self.origin_ns = 0
+        self.origin_ns: int | None = None
+        """Of a session's time; None until it is known."""
+        self.held: list[Burst | Lost] = []
+        """The gyroscope's meanwhile, by the device's own time."""
         self.stepped_from: dict[int, int] = {}
         """The last stamps before the clock stepped in this link."""
 
@@ -289,14 +296,34 @@ class PolarDecoder(StreamingDecoder):
         if track.stamp_ns == frame.stamp_ns:
             return []
         ended = self._step(frame, track, n, payload)
-        if self.session is None:
-            self.origin_ns = frame.stamp_ns - round((n - 1) * track.nominal_ns)
         session, first, sensor = self.begin(at), track.next_index, SENSORS[frame.kind]
         lost, before_stamp_ns = track.take(frame.stamp_ns, n)
-        gone = [Lost(session, first, first + lost, "radio", sensor)] if lost else []
-        taken_ns = before_stamp_ns + (frame.stamp_ns - self.origin_ns)
+        told: list[Burst | Lost] = [Lost(session, first, first + lost, "radio", sensor)] if lost else []
         saturated = frame.peak >= self.ranges[frame.kind] - 1.5 * frame.unit  # its last count
-        return [*ended, *gone, Burst(session, sensor, first + lost, taken_ns, _si(frame), saturated)]
+        taken_ns = before_stamp_ns + frame.stamp_ns
+        burst = Burst(session, sensor, first + lost, taken_ns, _si(frame), saturated)
+        told.append(burst)
+        if self.origin_ns is None and frame.kind == ACC:
+            self.origin_ns = int(taken_ns[0])
+        elif self.origin_ns is None and track.next_index <= HELD_SAMPLES:
+            self.held += [*told[:-1], replace(burst, came_ns=np.full(n, at.mono_ns, np.int64))]
+            return ended
+        return [*ended, *self._release(), *self._from_origin(told)]
+
+    def _release(self) -> list[Piece]:
+        """What was held; where no origin is known that is its first sample's."""
+        held, self.held = self.held, []
+        return self._from_origin(held)
+
+    def _from_origin(self, told: list[Burst | Lost]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for piece in told:
+            if isinstance(piece, Burst):
+                if self.origin_ns is None:
+                    self.origin_ns = int(piece.taken_ns[0])
+                piece = replace(piece, taken_ns=piece.taken_ns - self.origin_ns)
+            pieces.append(piece)
+        return pieces
 
     def _step(self, frame: Frame, track: Track, n: int, payload: bytes) -> list[Piece]:
         """The end of the session where the clock has stepped. A frame of the other sensor may still carry the clock of
@@ -318,12 +345,14 @@ class PolarDecoder(StreamingDecoder):
         self.stepped_from = {}
         for track in self.tracks.values():
             track.stamp_ns, track.next_index = None, 0
-        return []
+        pieces, self.origin_ns = self._release(), None
+        return pieces
 
     def state(self) -> dict[str, object]:
         return {
             "session": self.session,
             "origin_ns": self.origin_ns,
+            "held": [_held_state(piece) for piece in self.held],
             "stepped_from": list(self.stepped_from.items()),
             "streams": [
                 [kind, self.factors.get(kind), self.ranges[kind], asdict(track)] for kind, track in self.tracks.items()
@@ -333,7 +362,10 @@ class PolarDecoder(StreamingDecoder):
     @classmethod
     def restore(cls, state: dict[str, object]) -> Self:
         made = cls()
-        made.session, made.origin_ns = cast(int | None, state["session"]), cast(int, state["origin_ns"])
+        made.session, made.origin_ns = cast(int | None, state["session"]), None
+        if made.session is not None:
+            made.origin_ns = cast(int | None, state["origin_ns"])
+        made.held = [_held(one) for one in cast(list[dict[str, Any]], state.get("held", []))]
         made.stepped_from = dict(cast(list[tuple[int, int]], state["stepped_from"]))
         streams = cast(list[tuple[int, float | None, float, dict[str, int]]], state["streams"])
         for kind, factor, range_, track in streams:
@@ -341,6 +373,29 @@ class PolarDecoder(StreamingDecoder):
                 made.factors[kind] = factor
             made.ranges[kind], made.tracks[kind] = range_, Track(**track)
         return made
+
+
+def _held_state(piece: Burst | Lost) -> dict[str, object]:
+    """JSON values."""
+    if isinstance(piece, Lost):
+        return {"session": piece.session, "first": piece.first, "end": piece.end}
+    assert piece.came_ns is not None
+    return {
+        "session": piece.session,
+        "first": piece.first,
+        "taken_ns": piece.taken_ns.tolist(),
+        "values": piece.values.tolist(),
+        "saturated": piece.saturated,
+        "came_ns": piece.came_ns.tolist(),
+    }
+
+
+def _held(state: dict[str, Any]) -> Burst | Lost:
+    session, first, sensor = state["session"], state["first"], SENSORS[GYRO]
+    if "end" in state:
+        return Lost(session, first, state["end"], "radio", sensor)
+    taken_ns, came_ns = (np.array(state[name], np.int64) for name in ("taken_ns", "came_ns"))
+    return Burst(session, sensor, first, taken_ns, np.array(state["values"], np.float32), state["saturated"], came_ns)
 
 
 def _si(frame: Frame) -> Float32:

@@ -203,7 +203,7 @@ class StreamingDecoder:
                 refused += 1
                 continue
             for piece in pieces:
-                if isinstance(piece, Burst):
+                if isinstance(piece, Burst) and piece.came_ns is None:
                     piece = replace(piece, came_ns=np.full(len(piece.taken_ns), at.mono_ns))
                 told.append(piece)
         return told, refused

@@ -81,6 +81,8 @@ class StreamingLedger:
     seams: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     """Of WitMotion: two notifications of one link, one behind the other within REST_S, and the row of the second."""
     samples: int = 0
+    _held: list[tuple[int, bytes, bytes, bool]] = field(default_factory=list)
+    """The rows of bursts that Polar's decoder keeps back, until it knows where time begins."""
 
     def __post_init__(self) -> None:
         self._decoder = profile_of(self.profile).decoder()
@@ -115,9 +117,12 @@ class StreamingLedger:
             pieces = self._decoder.decode(kind, payload, Received(row.row, row.at.boot_id, row.at.mono_ns))
         except FrameError:
             return
+        brought = row.row, payload, self._before, tainted
+        if kind is Kind.FRAME and getattr(self._decoder, "held", ()):
+            self._held.append(brought)
         for piece in pieces:
             if isinstance(piece, Burst):
-                came = Came(piece.first, piece.taken_ns, piece.values, row.row, payload, self._before, tainted)
+                came = Came(piece.first, piece.taken_ns, piece.values, *(self._held.pop(0) if self._held else brought))
                 self.bursts.setdefault((piece.session, piece.sensor.columns.start), []).append(came)
                 self.samples += len(piece.values)
             elif isinstance(piece, Lost):

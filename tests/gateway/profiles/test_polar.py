@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.motion.samples import Lost, Sensor, SessionEnded
+from gateway.motion.samples import Burst, Lost, Sensor, SessionEnded
 from gateway.profiles import profile_of
 from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, Received, Subscribe, Tick, Write
 from gateway.profiles.errors import FrameError
@@ -204,11 +204,29 @@ def test_both_streams_have_times_of_one_clock(rate_hz):
     assert not losses(pieces)
     acc, gyro = taken(pieces, Sensor.ACC), taken(pieces, Sensor.GYRO)
     period_ns = 1e9 / rate_hz
-    origin_ns = 35 * (1e9 / 52) - 35.2 * period_ns  # of the gyroscope's first frame, whose period was not yet known
+    origin_ns = 70 * (1e9 / 52) - 70 * period_ns  # of the accelerometer's first frame, whose period was not yet known
     for times, ahead, settled in ((acc, 0.0, 71), (gyro, 0.2, 36)):
         truth = (np.arange(len(times)) + ahead) * period_ns + origin_ns
         assert np.abs(times - truth)[settled:].max() < 3
         assert (np.diff(times) > 0).all()
+
+
+@pytest.mark.parametrize("first", [2, 5])
+def test_time_counts_from_the_accelerometers_first_sample_whichever_frame_comes_first(first):
+    rows = sorted(two_streams(3), key=lambda row: row[1][0] != first)
+    pieces = flat(fold(PROFILE.decoder(), LINK + rows))
+    acc, gyro = taken(pieces, Sensor.ACC), taken(pieces, Sensor.GYRO)
+    assert acc[0] == 0
+    assert abs(gyro[0] - 0.2e9 / 52) < 3
+
+
+def test_a_gyroscope_alone_is_told_with_its_own_time_after_five_seconds_or_where_the_link_ends():
+    gyro = [row for row in two_streams(12) if row[1][0] == 5]
+    told = [bursts(pieces) for pieces in fold(PROFILE.decoder(), LINK + gyro)][len(LINK) :]
+    assert [len(bursts) for bursts in told[:9]] == [0] * 7 + [8, 1]  # 8 x 36 samples are 5.5 s
+    assert told[7][0].taken_ns[0] == 0
+    few = fold(PROFILE.decoder(), [*LINK, *gyro[:2], (Kind.DISCONNECTED, b"", 0)])[-1]
+    assert [type(piece) for piece in few] == [Burst, Burst, SessionEnded]
 
 
 def test_a_frame_that_is_missing_is_counted_in_its_own_stream():
@@ -230,9 +248,12 @@ def test_a_step_back_that_a_loss_hides_makes_no_loss_of_what_comes_after(early):
         (kind, frame(5, T0 + ns - round((36 + early) * 1e9 / 52), COUNTS[:36], 0x80, (10,)), ns)
         for kind, _, ns in gyro[6:]
     ]
-    pieces = flat(fold(PROFILE.decoder(), LINK + rows))
+    pieces = flat(fold(PROFILE.decoder(), [*LINK, *rows, (Kind.DISCONNECTED, b"", 0)]))
     assert not losses(pieces)
-    assert [sum(isinstance(p, SessionEnded) for p in pieces), len(bursts(pieces))] == [int(early == 4), len(gyro) - 1]
+    assert [sum(isinstance(p, SessionEnded) for p in pieces), len(bursts(pieces))] == [
+        1 + int(early == 4),
+        len(gyro) - 1,
+    ]
 
 
 @pytest.mark.parametrize("step_s", [-5, -100_000, 61, 10**6])
