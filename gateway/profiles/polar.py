@@ -266,10 +266,11 @@ class PolarDecoder(StreamingDecoder):
         self.factors: dict[int, float] = {}
         self.ranges: dict[int, float] = {kind: float(WANTED_RANGE[kind]) for kind in SENSORS}
         self.tracks = {kind: Track(1e9 / RATE_HZ) for kind in SENSORS}
-        self.origin_ns: int | None = None
-        """Of a session's time; None until it is known."""
+        self.origin_ns = 0
+        """Of the session's time, a stamp: of its first frame until it is known."""
+        self.origin_known = False
         self.held: list[Burst | Lost] = []
-        """The gyroscope's meanwhile, by the device's own time."""
+        """The gyroscope's meanwhile."""
         self.stepped_from: dict[int, int] = {}
         """The last stamps before the clock stepped in this link."""
 
@@ -296,34 +297,32 @@ class PolarDecoder(StreamingDecoder):
         if track.stamp_ns == frame.stamp_ns:
             return []
         ended = self._step(frame, track, n, payload)
+        if self.session is None:
+            self.origin_ns, self.origin_known = frame.stamp_ns, False
         session, first, sensor = self.begin(at), track.next_index, SENSORS[frame.kind]
         lost, before_stamp_ns = track.take(frame.stamp_ns, n)
-        told: list[Burst | Lost] = [Lost(session, first, first + lost, "radio", sensor)] if lost else []
+        gone = [Lost(session, first, first + lost, "radio", sensor)] if lost else []
         saturated = frame.peak >= self.ranges[frame.kind] - 1.5 * frame.unit  # its last count
-        taken_ns = before_stamp_ns + frame.stamp_ns
+        taken_ns = before_stamp_ns + (frame.stamp_ns - self.origin_ns)
         burst = Burst(session, sensor, first + lost, taken_ns, _si(frame), saturated)
-        told.append(burst)
-        if self.origin_ns is None and frame.kind == ACC:
-            self.origin_ns = int(taken_ns[0])
-        elif self.origin_ns is None and track.next_index <= HELD_SAMPLES:
-            self.held += [*told[:-1], replace(burst, came_ns=np.full(n, at.mono_ns, np.int64))]
-            return ended
-        return [*ended, *self._release(), *self._from_origin(told)]
+        if self.origin_known:
+            return [*ended, *gone, burst]
+        if frame.kind == GYRO:
+            burst = replace(burst, came_ns=np.full(n, at.mono_ns, np.int64))
+        self.held += [*gone, burst]
+        if frame.kind == ACC:
+            return [*ended, *self._release(int(taken_ns[0]))]
+        return [*ended, *(self._release() if track.next_index > HELD_SAMPLES else [])]
 
-    def _release(self) -> list[Piece]:
-        """What was held; where no origin is known that is its first sample's."""
+    def _release(self, origin_ns: int | None = None) -> list[Piece]:
+        """What was held, with its time since this; where that is not known since its own first sample."""
         held, self.held = self.held, []
-        return self._from_origin(held)
-
-    def _from_origin(self, told: list[Burst | Lost]) -> list[Piece]:
-        pieces: list[Piece] = []
-        for piece in told:
-            if isinstance(piece, Burst):
-                if self.origin_ns is None:
-                    self.origin_ns = int(piece.taken_ns[0])
-                piece = replace(piece, taken_ns=piece.taken_ns - self.origin_ns)
-            pieces.append(piece)
-        return pieces
+        if not held:
+            return []
+        if origin_ns is None:
+            origin_ns = next(int(piece.taken_ns[0]) for piece in held if isinstance(piece, Burst))
+        self.origin_ns, self.origin_known = self.origin_ns + origin_ns, True
+        return [replace(p, taken_ns=p.taken_ns - origin_ns) if isinstance(p, Burst) else p for p in held]
 
     def _step(self, frame: Frame, track: Track, n: int, payload: bytes) -> list[Piece]:
         """The end of the session where the clock has stepped. A frame of the other sensor may still carry the clock of
@@ -345,13 +344,13 @@ class PolarDecoder(StreamingDecoder):
         self.stepped_from = {}
         for track in self.tracks.values():
             track.stamp_ns, track.next_index = None, 0
-        pieces, self.origin_ns = self._release(), None
-        return pieces
+        return self._release()
 
     def state(self) -> dict[str, object]:
         return {
             "session": self.session,
             "origin_ns": self.origin_ns,
+            "origin_known": self.origin_known,
             "held": [_held_state(piece) for piece in self.held],
             "stepped_from": list(self.stepped_from.items()),
             "streams": [
@@ -362,9 +361,8 @@ class PolarDecoder(StreamingDecoder):
     @classmethod
     def restore(cls, state: dict[str, object]) -> Self:
         made = cls()
-        made.session, made.origin_ns = cast(int | None, state["session"]), None
-        if made.session is not None:
-            made.origin_ns = cast(int | None, state["origin_ns"])
+        made.session, made.origin_ns = cast(int | None, state["session"]), cast(int, state["origin_ns"])
+        made.origin_known = cast(bool, state.get("origin_known", True))
         made.held = [_held(one) for one in cast(list[dict[str, Any]], state.get("held", []))]
         made.stepped_from = dict(cast(list[tuple[int, int]], state["stepped_from"]))
         streams = cast(list[tuple[int, float | None, float, dict[str, int]]], state["streams"])

@@ -220,6 +220,12 @@ def test_time_counts_from_the_accelerometers_first_sample_whichever_frame_comes_
     assert abs(gyro[0] - 0.2e9 / 52) < 3
 
 
+def test_a_stamp_may_be_any_of_64_bits():
+    rows = [(Kind.FRAME, frame(5, 2**64 - 9, COUNTS[:9]), 1), (Kind.FRAME, frame(2, 2**64 - 8, COUNTS[:9], 0x81), 2)]
+    pieces = flat(fold(PROFILE.decoder(), LINK + rows))
+    assert [burst.taken_ns[-1] - round(8e9 / 52) for burst in bursts(pieces)] == [-1, 0]
+
+
 def test_a_gyroscope_alone_is_told_with_its_own_time_after_five_seconds_or_where_the_link_ends():
     gyro = [row for row in two_streams(12) if row[1][0] == 5]
     told = [bursts(pieces) for pieces in fold(PROFILE.decoder(), LINK + gyro)][len(LINK) :]
