@@ -138,6 +138,7 @@ class WearableSettings(_Section):
 
     wearer: a pseudonym, the subject of what is published; never a name. bundle, variant: as [bundle] has them, which is
     for wearables without a bundle of their own. allow_just_works: it may pair without anybody having seen a number.
+    shared: other gateways in reach may hold it; which one does follows from how strongly each hears it.
     """
 
     id: Name
@@ -149,6 +150,7 @@ class WearableSettings(_Section):
     bundle: Path | None = None
     variant: str | None = None
     allow_just_works: bool = False
+    shared: bool = False
 
 
 class Config(_Section):

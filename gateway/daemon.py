@@ -5,6 +5,7 @@ interpreter thread, one radio and one publisher. A broker or a radio that is awa
 """
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from gateway.motion.samples import Float32
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Infer, Pipeline
 from gateway.profiles import details, profile_of
-from gateway.profiles.conversation import Kind
+from gateway.profiles.conversation import Kind, held_of
 from gateway.store import Committed, Store, Writer
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
@@ -145,6 +146,8 @@ class Wearable:
             observe=self._observe,
             on_state=self._state,
             on_fault=self._fault,
+            held=functools.partial(held_of, self._profile),
+            shared=self.settings.shared,
         )
         self.pipeline.attach(self.runner.deliver)
 

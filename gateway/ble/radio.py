@@ -38,7 +38,7 @@ must not find it connected to the daemon."""
 STRANGERS_MAX = 64
 """Remembered, the latest heard. Phones change their address every quarter of an hour."""
 
-Heard = Callable[[BLEDevice, int], None]
+Heard = Callable[[BLEDevice, AdvertisementData], None]
 
 
 def why(adapter: str, error: Exception) -> str:
@@ -81,6 +81,7 @@ class Radio:
         self._heard: dict[str, Heard] = {}
         self._strangers: dict[str, Stranger] = {}
         self._listening: set[str] = set()
+        self._watched: set[str] = set()
         self._alone: dict[str, asyncio.TimerHandle] = {}
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
@@ -91,7 +92,7 @@ class Radio:
         return self.status in ("ready", "scanning")
 
     def register(self, address: str, heard: Heard) -> None:
-        """heard is given each advertisement of this address, while it is listened for, with its RSSI in dBm."""
+        """heard is given each advertisement of this address, while it is listened for or watched."""
         self._heard[address.upper()] = heard
 
     def strangers(self, services: Collection[str]) -> list[Stranger]:
@@ -103,7 +104,19 @@ class Radio:
         entered, left = (self._listening, self._engaged) if wanted else (self._engaged, self._listening)
         entered.add(address)
         left.discard(address)
-        on, off = (self._wanted, self._unwanted) if self._listening else (self._unwanted, self._wanted)
+        self._scan_or_not()
+
+    def watch(self, address: str, wanted: bool) -> None:
+        """Its advertisements are wanted although it is connected: how strongly it is heard shows in nothing else."""
+        if wanted:
+            self._watched.add(address.upper())
+        else:
+            self._watched.discard(address.upper())
+        self._scan_or_not()
+
+    def _scan_or_not(self) -> None:
+        wanted = self._listening or self._watched
+        on, off = (self._wanted, self._unwanted) if wanted else (self._unwanted, self._wanted)
         on.set()
         off.clear()
 
@@ -183,9 +196,9 @@ class Radio:
 
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
         address = device.address.upper()
-        if address in self._listening:
+        if address in self._listening or address in self._watched:
             if address not in self._alone:
-                self._heard[address](device, data.rssi)
+                self._heard[address](device, data)
         elif address not in self._heard:
             self._strangers.pop(address, None)
             self._strangers[address] = Stranger(address, data.local_name, frozenset(map(str.lower, data.service_uuids)))

@@ -9,16 +9,18 @@ import functools
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bleak import BleakClient
 from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
 
 from gateway.ble.radio import Radio
-from gateway.link import rules
+from gateway.link import rules, sharing
 from gateway.link.rules import LISTENING, LIVE, Link, State, advance
+from gateway.link.sharing import Share, Verdict
 from gateway.profiles.conversation import (
     Command,
     Connected,
@@ -69,7 +71,9 @@ class LinkRunner:
     another profile; None for all, and no such test. now_ns: the conversation's time; real_delay_s: how long a span of
     it, in ns, lasts for the loop. observe, on_state and on_fault are called in the loop and must not block; on_fault is
     given what the conversation reports and what went wrong on the link (`connect_failed`, `other_profile`,
-    `gatt_failed`, `link_lost`, `timed_out`, `internal`).
+    `gatt_failed`, `link_lost`, `timed_out`, `internal`). held: whether the manufacturer data of an advertisement (by
+    company) says that a central holds the wearable, None where it tells nothing; one that is held is not connected.
+    shared: other gateways may have it by the rules of gateway/link/sharing.py.
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class LinkRunner:
         observe: Callable[[Kind, bytes], None],
         on_state: Callable[[str], None],
         on_fault: Callable[[str, str], None],
+        held: Callable[[Mapping[int, bytes]], bool | None] = lambda _: None,
+        shared: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.address = address.upper()
@@ -100,6 +106,10 @@ class LinkRunner:
         self._on_fault = on_fault
         self._jitter = jitter
         self._link = Link(silence_s)
+        self._held = held
+        self._share = Share() if shared else None
+        self._looking: asyncio.Task[None] | None = None
+        self._lets_go = False
         self._device: BLEDevice | None = None
         self._client: BleakClient | None = None
         self._talking = False
@@ -140,6 +150,7 @@ class LinkRunner:
             for task in (self._opening, self._operating):
                 if task is not None:
                     task.cancel()
+            self._look(False)
 
     async def stop(self) -> None:
         """Disconnects and ends `run`; takes at most STOP_S."""
@@ -196,6 +207,8 @@ class LinkRunner:
                 case rules.Due():
                     self._report("timed_out", self._link.why)
         self._on_state(state)
+        if self._share is not None:
+            self._share = self._shared(self._share, was, event)
         if state is State.CONFIGURING:
             self._talking = True
             self._tell(Connected(self.rssi_dbm))
@@ -211,9 +224,55 @@ class LinkRunner:
         if state is State.STOPPED:
             self._stopped.set()
 
-    def _heard(self, device: BLEDevice, rssi_dbm: int) -> None:
-        self._device, self.rssi_dbm = device, rssi_dbm
-        self._feed(rules.Heard())
+    def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
+        self.rssi_dbm = data.rssi
+        if self._calls(data):
+            self._device = device
+            self._feed(rules.Heard())
+
+    def _calls(self, data: AdvertisementData) -> bool:
+        """Whether an advertisement is to be answered with a connection. A wearable that is held takes none."""
+        listening, held = self._link.state in LISTENING, bool(self._held(data.manufacturer_data))
+        if self._share is None:
+            return listening and not held
+        now_s = asyncio.get_running_loop().time()
+        self._share, verdict = sharing.hear(self._share, data.rssi, held, now_s)
+        if verdict is Verdict.LET_GO:
+            strength_dbm = self._share.strength_dbm(now_s)
+            self._feed(rules.LetGo(f"let go: heard at {strength_dbm:.0f} dBm, another gateway may be nearer"))
+        return listening and verdict is Verdict.TAKE
+
+    def _shared(self, share: Share, was: State, event: rules.Event) -> Share:
+        """What other gateways may make of this link's new state."""
+        state, now_s = self._link.state, asyncio.get_running_loop().time()
+        if state is State.STREAMING and self._looking is None:
+            self._look(True)
+        elif state not in LIVE and self._looking is not None:
+            self._look(False)
+        if state is State.CONFIGURING:
+            return sharing.taken(share, now_s)
+        if state is State.CLOSING:
+            self._lets_go = isinstance(event, rules.LetGo)
+        elif was is State.CLOSING:
+            return sharing.parted(share, now_s, let_go=self._lets_go)
+        return share
+
+    def _look(self, on: bool) -> None:
+        if on:
+            self._looking = asyncio.create_task(self._look_around())
+        else:
+            _cancel(self._looking)
+            self._looking = None
+            self._radio.watch(self.address, False)
+
+    async def _look_around(self) -> None:
+        """Listens now and then how strongly it is heard, and goes on where that is weakly."""
+        while self._share is not None:
+            self._radio.watch(self.address, True)
+            await asyncio.sleep(sharing.LISTEN_S)
+            if not self._share.weak:
+                self._radio.watch(self.address, False)
+                await asyncio.sleep(sharing.LISTEN_EVERY_S - sharing.LISTEN_S)
 
     async def _take_turn(self) -> None:
         await self._radio.turn.acquire()

@@ -95,6 +95,13 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo:
+    """The link is up, and another gateway shall have the wearable (gateway/link/sharing.py)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """What Disconnect asked for is done, whatever came of it."""
 
@@ -109,7 +116,7 @@ class Stop:
     """The gateway ends, or this wearable is no longer wanted."""
 
 
-Event = Heard | Turn | Opened | Notified | Failed | Lost | Closed | Due | Stop
+Event = Heard | Turn | Opened | Notified | Failed | Lost | LetGo | Closed | Due | Stop
 
 # Commands: what shall be done.
 
@@ -158,6 +165,7 @@ TRANSITIONS: dict[tuple[State, type[Event]], State] = {
     (State.STREAMING, Notified): State.STREAMING,
     (State.STREAMING, Failed): State.CLOSING,
     (State.STREAMING, Lost): State.CLOSING,
+    (State.STREAMING, LetGo): State.CLOSING,
     (State.STREAMING, Due): State.CLOSING,
     (State.STREAMING, Stop): State.CLOSING,
     (State.CLOSING, Closed): State.BACKING_OFF,  # or STOPPED, when it was asked to stop
@@ -239,10 +247,12 @@ def _enter(link: Link, following: State, now_s: float) -> tuple[Link, list[Comma
 
 
 def _close(link: Link, event: Event, now_s: float) -> tuple[Link, list[Command]]:
-    good = link.state is State.STREAMING and (now_s - link.opened_s >= STABLE_S or isinstance(event, Lost))
+    good = link.state is State.STREAMING and (now_s - link.opened_s >= STABLE_S or isinstance(event, Lost | LetGo))
     match event:
         case Failed(why, half_open):
             forget = half_open
+        case LetGo(why):
+            forget = False
         case Due():
             why, forget = _overdue(link), False
         case Lost():

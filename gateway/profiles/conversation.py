@@ -6,7 +6,7 @@ UUIDs are lower-case strings of 36 characters; times are monotonic ns.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -210,3 +210,17 @@ class Profile(Protocol):
         ...
 
     def decoder(self, state: dict[str, object] | None = None) -> Decoder: ...
+
+
+@runtime_checkable
+class TellsHeld(Protocol):
+    """A family whose advertisement says whether a central holds the wearable."""
+
+    def held(self, manufacturer_data: Mapping[int, bytes], /) -> bool | None:
+        """manufacturer_data: of an advertisement, by company. None where it does not say."""
+        ...
+
+
+def held_of(profile: Profile, manufacturer_data: Mapping[int, bytes]) -> bool | None:
+    """What an advertisement says of it; None for a family whose advertisement never does."""
+    return profile.held(manufacturer_data) if isinstance(profile, TellsHeld) else None

@@ -6,6 +6,7 @@ and deg/s go out. All integers are little-endian.
 
 import struct
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Self, cast
@@ -50,6 +51,9 @@ RATE_HZ = 50.0
 RATE_MIN_HZ, RATE_MAX_HZ = 10.0, 1000.0
 """Below, a movement of the hand is not seen; above, no wearable's link carries it."""
 VERSION = 1
+COMPANY = 0xFFFF
+HELD = 0x80
+"""In the advertisement's state byte."""
 SAMPLE_BYTES = 12
 _HEADER = struct.Struct("<BBBBHHII")
 _GAP = struct.Struct("<I")
@@ -748,3 +752,8 @@ class ReferenceProfile:
 
     def decoder(self, state: dict[str, object] | None = None) -> ReferenceDecoder:
         return ReferenceDecoder() if state is None else ReferenceDecoder.restore(state)
+
+    def held(self, manufacturer_data: Mapping[int, bytes], /) -> bool | None:
+        """By bit 7 of its state. None where that is not there, or of a version that this one does not know."""
+        data = manufacturer_data.get(COMPANY, b"")
+        return bool(data[1] & HELD) if len(data) >= 2 and data[0] == VERSION else None

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +211,8 @@ class Host:
         conversation: Conversation | None = None,
         silence_s: float = 10.0,
         services: Sequence[str] | None = None,
+        held: Callable[[Mapping[int, bytes]], bool | None] = lambda _: None,
+        shared: bool = False,
     ) -> Wearable:
         reference = profile_of("reference")
         states: list[str] = []
@@ -235,6 +237,8 @@ class Host:
             observe=told(observed.append),
             on_state=told(states.append),
             on_fault=told(faults.append),
+            held=held,
+            shared=shared,
         )
         made = Wearable(runner, states, observed, faults)
         self.wearables.append(made)

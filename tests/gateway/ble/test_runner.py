@@ -7,7 +7,7 @@ import logging
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -427,3 +427,25 @@ async def test_a_wearable_that_is_not_there_can_be_stopped(air: Air, host: Hosts
     await gateway.until(lambda: wearable.states == ["absent"])
     await wearable.runner.stop()
     assert wearable.states == ["absent", "stopped"]
+
+
+async def test_a_wearable_that_says_it_is_held_is_heard_and_left_to_its_holder(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    says = {"held": True}
+    heard = 0
+
+    def held(manufacturer_data: Mapping[int, bytes]) -> bool:
+        nonlocal heard
+        assert manufacturer_data == {0xFFFF: b"\x01\x80"}
+        heard += 1
+        gateway.news.set()
+        return says["held"]
+
+    wearable = gateway.wearable(peripheral.address, Script(), held=held)
+    gateway.start()
+    await gateway.until(lambda: heard >= 10)
+    assert wearable.states == ["absent"]
+    assert wearable.runner.rssi_dbm == -50
+    says["held"] = False
+    await gateway.until(lambda: wearable.runner.state == "configuring")

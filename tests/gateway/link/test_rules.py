@@ -21,6 +21,7 @@ from gateway.link.rules import (
     Event,
     Failed,
     Heard,
+    LetGo,
     Link,
     Lost,
     Notified,
@@ -42,6 +43,7 @@ EVENTS: list[Event] = [
     Failed("refused"),
     Failed("in progress", half_open=True),
     Lost(),
+    LetGo("another is nearer"),
     Closed(),
     Due(),
 ]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.motion.samples import Block, Lost, SessionHeld, TimeRead
 from gateway.profiles import profile_of
-from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, ReadDone, Tick
+from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, ReadDone, Tick, held_of
 from gateway.profiles.errors import FrameError
-from gateway.profiles.reference import BACKLOG, CONFIG, CONTROL, INFO, LIVE, TIME, ReferenceDecoder
+from gateway.profiles.reference import BACKLOG, CONFIG, CONTROL, INFO, LIVE, TIME, ReferenceDecoder, ReferenceProfile
 
 SESSION = 0x0123_4567_89AB_BEEF
 GOLDEN = bytes.fromhex("100302010700efbea861000000007d00f4ff2200e603a00060f00800f6ff1e00ea03b00070f00000")
@@ -246,3 +246,26 @@ def test_the_backlog_of_an_earlier_config_is_taken_after_a_reconnect():
     assert Observe(Kind.FRAME, GOLDEN) in commands
     (block,) = made.decode(Kind.FRAME, GOLDEN)
     assert block.values[0] == pytest.approx([-0.11768, 0.33343, 9.78704, 10, -250, 0.5], abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("manufacturer_data", "held"),
+    [
+        ({0xFFFF: b"\x01\x80"}, True),
+        ({0xFFFF: b"\x01\x7f"}, False),
+        ({0xFFFF: b"\x01\xff\x00\x00"}, True),
+        ({0xFFFF: b"\x02\x80"}, None),
+        ({0xFFFF: b"\x01"}, None),
+        ({0xFFFF: b""}, None),
+        ({0x004C: b"\x01\x80"}, None),
+        ({}, None),
+    ],
+)
+def test_the_advertisement_tells_by_one_bit_whether_a_central_holds_the_wearable(
+    manufacturer_data: dict[int, bytes], held: bool | None
+) -> None:
+    assert held_of(ReferenceProfile(), manufacturer_data) is held
+
+
+def test_a_family_whose_advertisement_says_nothing_of_it_says_nothing() -> None:
+    assert held_of(profile_of("movesense"), {0xFFFF: b"\x01\x80"}) is None
