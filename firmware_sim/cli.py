@@ -41,9 +41,11 @@ a wearable is described by keys, on the command line as "name=left; seed=1" or i
                    later sessions in FILE.2.csv and so on. Families that keep nothing have only what they sent, a
                    session a link; polar-verity-sense has two files, FILE-acc.csv and FILE-gyro.csv
   ring             flash ring in samples (default: 500000), reference profile only
-  pairing          none, just_works, passkey or numeric: how it pairs with a gateway, without which it lets nobody read
-                   or write (default: none)
+  pairing          none, just_works, passkey, numeric, keyboard or refused: how it pairs with a gateway, without which
+                   it lets nobody read or write (default: none)
   passkey          the six digits that it shows, where pairing is passkey
+  privacy_s        it advertises under an address that changes after so many seconds, and that only whoever is paired
+                   with it can resolve
   drift_ppm        how much too fast its crystal runs (default: 0)
   faults           what goes wrong with it: loss=0.02, burst=0.001/20, away@100-130, reboot~300=lost (see below)
   address, serial  Bluetooth address (random static) and serial number (default: drawn from the name)
@@ -57,6 +59,8 @@ example:
 The control channel takes JSON lines, each answered with the status of all wearables:
   {"op": "status"}   {"op": "stop"}   {"op": "out_of_range", "wearable": "left", "on": true}
   {"op": "reboot", "wearable": "left"}   {"op": "forget_bonds", "wearable": "left"}
+  {"op": "impostor", "wearable": "left", "on": true}: another device with its name and address, and none of its keys
+  {"op": "type", "wearable": "left", "digits": 123456}: on one with pairing=keyboard
 """
 
 

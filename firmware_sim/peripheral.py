@@ -17,10 +17,11 @@ from bumble import att, core, gatt, hci
 from bumble.core import AdvertisingData
 from bumble.device import Connection, DeviceConfiguration
 from bumble.device import Device as BumbleDevice
+from bumble.keys import KeyStore
 
 from firmware_sim.device import ATT_MTU
 from firmware_sim.faults import Delivery, RadioFaults
-from firmware_sim.pairing import Pairing, forget_bonds, protected, require_pairing
+from firmware_sim.pairing import Keypad, Pairing, forget_bonds, pair_as, protected, require_pairing, unprotected
 from firmware_sim.protocol import Property, SimulatedDevice, WriteRefused
 
 LOG = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ class Peripheral:
         now_ns: Callable[[], int],
         pairing: Pairing = Pairing.NONE,
         passkey: int = 0,
+        identity_key: bytes = bytes(16),
     ) -> None:
+        """identity_key: where its address changes, what tells whoever is bonded that it is still this one."""
         self.name = name
         self.address = address
         self.device = device
@@ -97,13 +100,17 @@ class Peripheral:
         configuration = DeviceConfiguration(
             name=name,
             address=hci.Address(address),
+            irk=identity_key,
             advertising_interval_min=ADVERTISING_INTERVAL_MS,
             advertising_interval_max=ADVERTISING_INTERVAL_MS,
         )
         self._bumble = self._controller.bumble_device(configuration)
         self._bumble.command_timeout = self._controller.command_s
-        self._pairing = pairing
-        require_pairing(self._bumble, pairing, passkey)
+        self._pairing, self._passkey = pairing, passkey
+        self.keypad = Keypad()
+        self._set_aside: KeyStore | None = None
+        """The bonds of the wearable, while an impostor stands in its place."""
+        require_pairing(self._bumble, pairing, passkey, self.keypad)
         self._bumble.gatt_server.max_mtu = ATT_MTU
         self._characteristics = {
             uuid: self._characteristic(uuid, properties)
@@ -171,6 +178,38 @@ class Peripheral:
         """As after a reset to factory settings: whoever was bonded has to pair again."""
         self.lose_link()
         forget_bonds(self._bumble)
+
+    def impostor(self, on: bool) -> None:
+        """on: another device with this one's name, address and services is here instead, which has none of its keys,
+        lets everybody read, and would pair with anybody."""
+        if on == (self._set_aside is not None):
+            return
+        self.lose_link()
+        pairing = Pairing.JUST_WORKS if on else self._pairing
+        if on:
+            self._set_aside = self._bumble.keystore
+            forget_bonds(self._bumble)
+        else:
+            self._bumble.keystore, self._set_aside = self._set_aside, None
+        pair_as(self._bumble, pairing, self._passkey, self.keypad)
+        for characteristic in self._characteristics.values():
+            allowed = unprotected(characteristic.permissions)
+            characteristic.permissions = allowed if on else protected(allowed, self._pairing)
+
+    async def change_address(self) -> None:
+        """Advertises under another resolvable private address (Core 5.4, Vol 6, Part B, 1.3.2.2), once it is free."""
+        if self._connection is not None:
+            return
+        if self._bumble.is_advertising:
+            await self._bumble.stop_advertising()
+        address = hci.Address.generate_private_address(self._bumble.irk)
+        await self._bumble.send_sync_command(hci.HCI_LE_Set_Random_Address_Command(random_address=address))
+        self._bumble.random_address = address
+        await self._start_advertising()
+
+    @property
+    def advertised_address(self) -> str:
+        return str(self._bumble.random_address.to_string(False))
 
     def close(self) -> None:
         """Ends the link and keep_advertising."""

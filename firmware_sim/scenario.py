@@ -100,9 +100,11 @@ class WearableSpec(BaseModel):
     truth: Path | None = None
     ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
-    pairing: Literal["none", "just_works", "passkey", "numeric"] = "none"
+    pairing: Literal["none", "just_works", "passkey", "numeric", "keyboard", "refused"] = "none"
     """As firmware_sim.pairing has it."""
     passkey: Annotated[int, Field(ge=0, le=999_999)] | None = None
+    privacy_s: Annotated[float, Field(gt=0, le=DURATION_S_MAX, allow_inf_nan=False)] | None = None
+    """Where its address changes: after how long, while it is not connected. `address` is the one that stays."""
     faults: Annotated[tuple[Fault, ...], BeforeValidator(_faults)] = ()
     """Written as one text (firmware_sim/faults.py); what of them is random follows from name and seed."""
 
@@ -114,6 +116,8 @@ class WearableSpec(BaseModel):
             raise ValueError(f"ring: {self.profile} keeps no samples")
         if (self.passkey is None) != (self.pairing != "passkey"):
             raise ValueError("passkey: six digits where pairing is passkey, and only there")
+        if self.privacy_s is not None and self.pairing == "none":
+            raise ValueError("privacy_s: only who is paired can know it by a changing address; say how it pairs")
         if (self.accelerometer is None) != (self.gyroscope is None):
             raise ValueError("accelerometer and gyroscope: both files of the pair are needed")
         if self.recording is not None and self.accelerometer is not None:

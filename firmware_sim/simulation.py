@@ -21,7 +21,7 @@ from firmware_sim.endpoint import Endpoint
 from firmware_sim.families import FAMILIES
 from firmware_sim.families.streaming import Settings as FamilySettings
 from firmware_sim.faults import FirmwareFaults, Happened, RadioFaults, SensorFaults
-from firmware_sim.pairing import Pairing
+from firmware_sim.pairing import PASSKEY_MAX, Pairing, identity_key
 from firmware_sim.peripheral import Peripheral, Radio
 from firmware_sim.protocol import SimulatedDevice
 from firmware_sim.radio import VirtualRadio
@@ -36,7 +36,7 @@ SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
 FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
-CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds")
+CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds", "impostor", "type")
 
 
 class RequestRejected(Exception):
@@ -83,6 +83,7 @@ class Wearable:
             self._elapsed_ns,
             Pairing(spec.pairing),
             spec.passkey or 0,
+            identity_key(spec.name, spec.seed) if spec.privacy_s else bytes(16),
         )
         self._values = values
         self._played = 0
@@ -171,6 +172,7 @@ class Wearable:
         return {
             "name": self.spec.name,
             "address": self.spec.ble_address(),
+            "advertised_address": self.peripheral.advertised_address,
             "profile": self.spec.profile,
             "session": f"{device.session:016x}",
             "to_make": len(self._values),
@@ -221,6 +223,12 @@ def play(device: SimulatedDevice, happened: Happened) -> None:
             device.set_battery(int(percent))
 
 
+async def _stay_private(peripheral: Peripheral, every_s: float) -> None:
+    while True:
+        await peripheral.change_address()
+        await asyncio.sleep(every_s)
+
+
 class Simulation:
     """Wearables in one air. `run` never returns by itself."""
 
@@ -261,6 +269,8 @@ class Simulation:
         async with asyncio.TaskGroup() as tasks:
             for wearable in self.wearables:
                 tasks.create_task(wearable.peripheral.keep_advertising())
+                if wearable.spec.privacy_s is not None:
+                    tasks.create_task(_stay_private(wearable.peripheral, wearable.spec.privacy_s))
             while True:
                 for wearable in self.wearables:
                     wearable.advance()
@@ -287,11 +297,16 @@ class Simulation:
         match request.get("op"):
             case "status":
                 pass
-            case "out_of_range":
+            case ("out_of_range" | "impostor") as op:
                 on = request.get("on")
                 if not isinstance(on, bool):
-                    raise RequestRejected(f"out_of_range: on is {on!r}, expected true or false")
-                self._named(request).peripheral.out_of_range(on)
+                    raise RequestRejected(f"{op}: on is {on!r}, expected true or false")
+                getattr(self._named(request).peripheral, op)(on)
+            case "type":
+                digits = request.get("digits")
+                if not isinstance(digits, int) or not 0 <= digits <= PASSKEY_MAX:
+                    raise RequestRejected(f"type: digits is {digits!r}, expected a number of up to six")
+                self._named(request).peripheral.keypad.type(digits)
             case "stop":
                 for wearable in [self._named(request)] if "wearable" in request else self.wearables:
                     wearable.advance()

@@ -1,6 +1,7 @@
 """What the shell needs of a radio, whichever stack drives it."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from bleak import BleakClient, BleakScanner
@@ -9,6 +10,8 @@ from bleak.backends.scanner import AdvertisementData
 
 Heard = Callable[[BLEDevice, AdvertisementData], None]
 Lost = Callable[[BleakClient], None]
+Listening = Callable[[Heard], AbstractAsyncContextManager[None]]
+"""Gives each advertisement to a function, while it lasts."""
 
 
 class Adapter(Protocol):

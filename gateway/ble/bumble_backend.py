@@ -9,7 +9,7 @@ gone); BumbleAdapter.bounded turns both into a BleakError.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -24,18 +24,23 @@ from bleak.backends.scanner import AdvertisementData, AdvertisementDataCallback,
 from bleak.backends.service import BleakGATTService, BleakGATTServiceCollection
 from bleak.exc import BleakDeviceNotFoundError, BleakError, BleakGATTProtocolError
 from bumble import hci
-from bumble.att import ATT_Error
+from bumble.att import ATT_Error, ErrorCode
 from bumble.core import UUID as BumbleUUID
-from bumble.core import AdvertisingData, BaseBumbleError
+from bumble.core import AdvertisingData, BaseBumbleError, ProtocolError
 from bumble.device import Advertisement, Connection, ConnectionParametersPreferences, Device, DeviceConfiguration, Peer
 from bumble.gatt import GATT_CLIENT_CHARACTERISTIC_CONFIGURATION_DESCRIPTOR
 from bumble.gatt_client import ServiceProxy
 from bumble.host import Host
+from bumble.pairing import PairingConfig
+from bumble.smp import ErrorCode as SMPErrorCode
 from bumble.transport import open_transport
 from bumble.transport.common import Transport, TransportSpecError
 
-from gateway.ble.adapter import Heard, Lost
-from gateway.ble.errors import RadioAway, RadioRejected
+from gateway.ble.adapter import Heard, Listening, Lost
+from gateway.ble.bluez_agent import Answers, Refusals
+from gateway.ble.bumble_keys import KeyFile, Panel, refusing
+from gateway.ble.errors import PairingFailed, RadioAway, RadioRejected
+from gateway.link.bonds import Held
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +60,52 @@ CONNECTION = ConnectionParametersPreferences(
     connection_interval_min=30.0, connection_interval_max=50.0, max_latency=0, supervision_timeout=5000
 )
 """ms, as the reference profile asks for. Latency 0: while a backlog drains each interval counts."""
+ENCRYPT_S = 10.0
+"""A few exchanges on the link."""
+PAIR_S = 75.0
+"""The 30 s that a person has for each of two steps (Core 5.4, Vol 3, Part H, 3.4), and the link's own."""
+FIND_S = 30.0
+"""To hear a wearable that is to be paired."""
+_NEEDS_BOND = {int(ErrorCode.INSUFFICIENT_AUTHENTICATION), int(ErrorCode.INSUFFICIENT_ENCRYPTION)}
+_KEY_IS_GONE = (
+    hci.HCI_ErrorCode.PIN_OR_KEY_MISSING_ERROR,
+    hci.HCI_ErrorCode.AUTHENTICATION_FAILURE_ERROR,
+    hci.HCI_ErrorCode.CONNECTION_TERMINATED_DUE_TO_MIC_FAILURE_ERROR,
+)
+"""The other side has no key for this host, or another one."""
+_PAIRING_WORDS: dict[int | None, str] = {
+    SMPErrorCode.PASSKEY_ENTRY_FAILED: "pairing failed: no passkey",
+    SMPErrorCode.CONFIRM_VALUE_FAILED: "pairing failed: another passkey, or a number that was not confirmed",
+    SMPErrorCode.NUMERIC_COMPARISON_FAILED: "pairing failed: another passkey, or a number that was not confirmed",
+    SMPErrorCode.DHKEY_CHECK_FAILED: "pairing failed: another passkey, or a number that was not confirmed",
+    SMPErrorCode.PAIRING_NOT_SUPPORTED: "the wearable refused to pair",
+    SMPErrorCode.AUTHENTICATION_REQUIREMENTS: "the wearable refused to pair",
+    SMPErrorCode.REPEATED_ATTEMPTS: "the wearable wants no more tries for a while",
+}
 
 
 class BumbleAdapter:
     """One Bumble host on one HCI transport, in Bumble's notation (`serial:/dev/ttyACM0,1000000`, `usb:0`,
     `tcp-client:HOST:PORT`, `unix:PATH`). After its transport was lost it can be attached again.
+
+    keys: its bonds; without them none outlives it. answers: for wearables that want to be paired once they are
+    connected. legacy: whether pairing without LE Secure Connections will do.
     """
 
-    def __init__(self, transport: str) -> None:
+    def __init__(
+        self,
+        transport: str,
+        keys: KeyFile | None = None,
+        answers: Answers | None = None,
+        *,
+        legacy: bool = True,
+    ) -> None:
         self.name = transport
-        self._address = hci.Address.generate_static_address()
+        self.keys = keys or KeyFile()
+        self._answers = answers or Refusals()
+        self._legacy = legacy
+        self._panels: dict[int, Panel] = {}
+        """Of who is being paired, by connection handle."""
         self._transport: Transport | None = None
         self._device: Device | None = None
         self._gone: asyncio.Future[None] | None = None
@@ -86,8 +127,10 @@ class BumbleAdapter:
                 self._transport = await open_transport(self.name)
                 self._gone = self._transport.source.terminated
                 host = Host(self._transport.source, self._transport.sink)
-                config = DeviceConfiguration(name="fidget-gateway", address=self._address)
+                config = DeviceConfiguration(name="fidget-gateway", address=hci.Address(self.keys.own_address))
                 device = Device(config=config, host=host)
+                device.keystore = self.keys
+                device.pairing_config_factory = self._pairing_config
                 device.on(Device.EVENT_CONNECTION, self._connected)
                 await self.bounded(device.power_on())
                 self._device = device
@@ -132,6 +175,161 @@ class BumbleAdapter:
         await self.cancel_connect()
         with contextlib.suppress(BleakError):
             await self.end_link(device.details)
+
+    def lost_bond(self, error: BaseException) -> bool | None:
+        return isinstance(error, BondLost)
+
+    async def held(self, address: str) -> Held:
+        return self.keys.held(address)
+
+    async def bonded(self) -> dict[str, bool]:
+        """By address, whether it is connected."""
+        links = {} if self._device is None else self._device.connections
+        linked = {self.keys.identity(link.peer_address.to_string(False)) for link in links.values()}
+        return {address: address in linked for address in self.keys.addresses()}
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Attached, for a command beside which no daemon runs. Raises RadioAway."""
+        await self.attach()
+        try:
+            yield
+        finally:
+            await self.detach()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, heard: Heard) -> AsyncIterator[None]:
+        """Gives each advertisement to heard. Raises RadioAway."""
+        scanner = self.scanner(heard)
+        try:
+            await scanner.start()
+        except BleakError as error:
+            raise RadioAway(str(error)) from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BleakError):
+                await scanner.stop()
+
+    async def pair(
+        self,
+        address: str,
+        answers: Answers | None = None,
+        *,
+        without_number: bool = False,
+        heard_as: str | None = None,
+        listening: Listening | None = None,
+    ) -> bool:
+        """Finds the wearable, pairs with it and ends the link. Whether a number was typed, compared or shown; where
+        none was, the bond is kept only with without_number. An earlier bond goes only when the new one is kept.
+
+        heard_as: the address under which it is heard now, where that changes; its own is learnt and must be `address`.
+        listening: how advertisements are come by. Raises PairingFailed, RadioAway and InputRejected.
+        """
+        address = address.upper()
+        found = await self._find(heard_as or address, listening or self.listening)
+        try:
+            async with asyncio.timeout(PAIR_S):
+                connection = await self.connect(found)
+        except (BleakError, TimeoutError):
+            raise PairingFailed(f"{address}: no connection: it is away, or connected to another host") from None
+        panel = Panel(answers or self._answers, address, without_number=without_number)
+        try:
+            async with asyncio.timeout(PAIR_S):
+                await self._pair(connection, panel, address)
+            self.keys.keep(address)
+        except TimeoutError:
+            raise PairingFailed(f"{address}: pairing took too long") from None
+        finally:
+            self.keys.fresh.clear()
+            with contextlib.suppress(BleakError):
+                await self.disconnect(connection)
+        return panel.numbered
+
+    async def unpair(self, address: str) -> bool:
+        """Whether there was anything to forget. Raises InputRejected."""
+        return self.keys.forget(address)
+
+    async def _find(self, address: str, listening: Listening) -> hci.Address:
+        """Raises PairingFailed and RadioAway."""
+        found: asyncio.Future[hci.Address] = asyncio.get_running_loop().create_future()
+
+        def note(device: BLEDevice, _data: AdvertisementData) -> None:
+            if address.upper() in (device.address.upper(), device.details.to_string(False)) and not found.done():
+                found.set_result(device.details)
+
+        async with listening(note):
+            try:
+                async with asyncio.timeout(FIND_S):
+                    return await found
+            except TimeoutError:
+                hint = "Is it switched on, near and free? One that changes its address: `gateway scan` and --heard-as."
+                raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint=hint) from None
+
+    async def _pair(self, connection: Connection, panel: Panel, address: str) -> None:
+        """Makes a fresh bond of this address. Raises PairingFailed."""
+        self.keys.fresh.clear()
+        self._panels[connection.handle] = panel
+        try:
+            await self.bounded(connection.pair())
+        except BleakError as error:
+            if panel.without_digits:
+                raise PairingFailed(
+                    f"{address}: it pairs without digits, so nobody knows that it is this one; it is not paired",
+                    hint="Where that will do, say allow_just_works = true in its [[wearable]] table.",
+                ) from None
+            cause = error.__cause__
+            said = _PAIRING_WORDS.get(cause.error_code) if isinstance(cause, ProtocolError) else None
+            words = said or f"pairing failed: {error}"
+            raise PairingFailed(f"{address}: {words}") from None
+        finally:
+            self._panels.pop(connection.handle, None)
+        if list(self.keys.fresh) != [address]:
+            other = ", ".join(self.keys.fresh)
+            raise PairingFailed(
+                f"{address}: what was paired says that it is {other or 'nobody'}; it is not paired",
+                hint="If that is your wearable, this is the address for its [[wearable]] table.",
+            )
+        if not connection.sc and not self._legacy:
+            raise PairingFailed(
+                f"{address}: it cannot pair by LE Secure Connections, so whoever listened could read all; it is not "
+                "paired",
+                hint='Where that will do, say secure_connections = "preferred" in [radio].',
+            )
+
+    def _pairing_config(self, connection: Connection) -> PairingConfig:
+        panel = self._panels.get(connection.handle)
+        return refusing(connection) if panel is None else panel.configuration()
+
+    async def secure(self, connection: Connection, address: str) -> None:
+        """Encrypts the link by its bond. Raises BondLost where the wearable has not got its side, and BleakError."""
+        reasons: list[int] = []
+        connection.once(Connection.EVENT_DISCONNECTION, reasons.append)
+        try:
+            async with asyncio.timeout(ENCRYPT_S):
+                await self.bounded(connection.encrypt())
+        except TimeoutError:
+            raise BleakError(f"{address}: not encrypted within {ENCRYPT_S:g} s") from None
+        except BleakError as error:
+            cause = error.__cause__
+            code = cause.error_code if isinstance(cause, hci.HCI_Error) else next(iter(reasons), None)
+            if code in _KEY_IS_GONE:
+                raise BondLost(f"{address}: it does not know its bond") from None
+            raise
+
+    async def pair_just_so(self, connection: Connection, address: str) -> bool:
+        """Whether a wearable that wants to be paired now is, by this adapter's answers alone. Raises BleakError."""
+        if not await self._answers.just_works(address):
+            return False
+        try:
+            async with asyncio.timeout(ENCRYPT_S):
+                await self._pair(connection, Panel(self._answers, address, without_number=True), address)
+            self.keys.keep(address)
+        except (PairingFailed, TimeoutError) as error:
+            raise BleakError(_words(error)) from None
+        finally:
+            self.keys.fresh.clear()
+        return True
 
     async def connect(self, address: hci.Address) -> Connection:
         """Raises BleakError. When cancelled, the controller's attempt is cancelled as well."""
@@ -203,6 +401,10 @@ class BumbleAdapter:
             connection.cancel_on_disconnection(connection.disconnect())
 
 
+class BondLost(BleakError):
+    """The wearable does not know the key of its bond."""
+
+
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
@@ -241,7 +443,7 @@ class BumbleScanner(BaseBleakScanner):
         data = advertisement_data(advertisement.data_bytes, advertisement.data.ad_structures, advertisement.rssi)
         if not self.is_allowed_uuid(data.service_uuids):
             return
-        address = advertisement.address.to_string(with_type_qualifier=False)
+        address = self._radio.keys.identity(advertisement.address.to_string(with_type_qualifier=False))
         device = self.create_or_update_device(address, address, data.local_name, advertisement.address, data)
         self.call_detection_callbacks(device, data)
 
@@ -338,6 +540,8 @@ class BumbleClient(BaseBleakClient):
             connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
             self._connection = connection
             try:
+                if self._radio.keys.held(self.address).bonded:
+                    await self._radio.secure(connection, self.address)
                 self._peer = Peer(connection)
                 await self._radio.bounded(self._peer.request_mtu(ATT_MTU))
                 self.services = await self._radio.bounded(self._discover(self._peer))
@@ -411,10 +615,21 @@ class BumbleClient(BaseBleakClient):
             self._disconnected_callback()
 
     async def pair(self, *_args: Any, **_kwargs: Any) -> None:
-        await self._radio.bounded(self._live().connection.pair())
+        raise NotImplementedError("BumbleAdapter.pair does it")
 
     async def unpair(self) -> None:
-        raise NotImplementedError("this backend keeps no bonds")
+        raise NotImplementedError("BumbleAdapter.unpair does it")
+
+    async def _let(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the wearable answers. Where it wants to be paired first, that is tried once, as BlueZ does it."""
+        try:
+            return await self._radio.bounded(operation())
+        except BleakGATTProtocolError as error:
+            if int(error.code) not in _NEEDS_BOND:
+                raise
+            if not await self._radio.pair_just_so(self._live().connection, self.address.upper()):
+                raise
+        return await self._radio.bounded(operation())
 
     def _live(self) -> Peer:
         if self._peer is None:
@@ -425,21 +640,21 @@ class BumbleClient(BaseBleakClient):
         self, characteristic: BleakGATTCharacteristic, *, use_cached: bool = False, **_: Any
     ) -> bytearray:
         del use_cached  # no value is cached
-        return bytearray(await self._radio.bounded(self._live().read_value(characteristic.handle)))
+        return bytearray(await self._let(lambda: self._live().read_value(characteristic.handle)))
 
     async def read_gatt_descriptor(
         self, descriptor: BleakGATTDescriptor, *, use_cached: bool = False, **_: Any
     ) -> bytearray:
         del use_cached
-        return bytearray(await self._radio.bounded(self._live().read_value(descriptor.handle)))
+        return bytearray(await self._let(lambda: self._live().read_value(descriptor.handle)))
 
     async def write_gatt_char(self, characteristic: BleakGATTCharacteristic, data: SizedBuffer, response: bool) -> None:
-        write = self._live().write_value(characteristic.handle, bytes(data), with_response=response)
-        await self._radio.bounded(write)
+        value, handle = bytes(data), characteristic.handle
+        await self._let(lambda: self._live().write_value(handle, value, with_response=response))
 
     async def write_gatt_descriptor(self, descriptor: BleakGATTDescriptor, data: SizedBuffer) -> None:
-        write = self._live().write_value(descriptor.handle, bytes(data), with_response=True)
-        await self._radio.bounded(write)
+        value, handle = bytes(data), descriptor.handle
+        await self._let(lambda: self._live().write_value(handle, value, with_response=True))
 
     async def start_notify(self, characteristic: BleakGATTCharacteristic, callback: NotifyCallback, **_: Any) -> None:
         peer, proxy = self._live(), characteristic.obj
@@ -453,7 +668,7 @@ class BumbleClient(BaseBleakClient):
 
         self._notifying[characteristic.handle] = deliver
         try:
-            await self._radio.bounded(peer.gatt_client.subscribe(proxy, deliver))
+            await self._let(lambda: peer.gatt_client.subscribe(proxy, deliver))
         except BaseException:
             self._notifying.pop(characteristic.handle, None)
             raise

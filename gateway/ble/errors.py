@@ -17,3 +17,7 @@ class PairingFailed(GatewayError):
     """The wearable and this gateway are not paired."""
 
     hint = "Try again; a wearable that has been paired elsewhere may have to be reset first."
+
+
+class BondRefused(GatewayError):
+    """A wearable is not connected for what is known of its bond; the message says the way out."""

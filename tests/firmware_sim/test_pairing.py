@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bumble import hci
 from bumble.core import UUID, ProtocolError
-from bumble.device import Connection, Device, DeviceConfiguration, Peer
+from bumble.device import Advertisement, Connection, Device, DeviceConfiguration, Peer
 from bumble.keys import MemoryKeyStore
 from bumble.pairing import PairingConfig, PairingDelegate
 
@@ -114,13 +114,81 @@ async def test_a_wearable_that_forgot_its_bonds_knows_the_central_no_more(meet: 
         await asyncio.wait_for(again.encrypt(), 10)
 
 
+async def test_one_that_refuses_to_pair_says_so_and_stays_shut(meet: Meet) -> None:
+    simulation, central = await meet("pairing=refused", Keyboard(0))
+    connection = await connected(simulation, central)
+    with pytest.raises(ProtocolError, match="PAIRING_NOT_SUPPORTED"):
+        await asyncio.wait_for(connection.pair(), 10)
+    with pytest.raises(ProtocolError, match=r"AUTHENTICATION|ENCRYPTION"):
+        await info(connection)
+
+
+async def test_an_impostor_has_the_name_and_address_lets_everybody_read_and_lacks_the_key(meet: Meet) -> None:
+    simulation, central = await meet("pairing=numeric", Keyboard(0))
+    await asyncio.wait_for((await connected(simulation, central)).pair(), 10)
+    simulation.obey({"op": "impostor", "wearable": "left", "on": True})
+    fake = await connected(simulation, central)
+    assert await info(fake)
+    with pytest.raises(Exception, match="PIN_OR_KEY_MISSING"):
+        await asyncio.wait_for(fake.encrypt(), 10)
+    simulation.obey({"op": "impostor", "wearable": "left", "on": False})
+    real = await connected(simulation, central)
+    with pytest.raises(ProtocolError, match=r"AUTHENTICATION|ENCRYPTION"):
+        await info(real)
+    await asyncio.wait_for(real.encrypt(), 10)
+    assert await info(real)
+
+
+async def test_a_private_one_changes_its_address_and_whoever_has_its_key_knows_it(meet: Meet) -> None:
+    """Core 5.4, Vol 6, Part B, 1.3.2.2: the two highest bits are 01, and the rest is hashed with its key."""
+    simulation, central = await meet("pairing=numeric; privacy_s=0.5", Keyboard(0))
+    wearable = simulation.wearables[0]
+    heard: list[hci.Address] = []
+    thrice = asyncio.Event()
+
+    def note(advertisement: Advertisement) -> None:
+        if advertisement.address not in heard:
+            heard.append(advertisement.address)
+        if len(heard) == 3:
+            thrice.set()
+
+    central.on("advertisement", note)
+    await central.start_scanning()
+    await asyncio.wait_for(thrice.wait(), 10)
+    await central.stop_scanning()
+    assert all(bytes(address)[5] >> 6 == 0b01 for address in heard)
+    connection = await asyncio.wait_for(central.connect(heard[-1]), 10)
+    await asyncio.wait_for(connection.pair(), 10)
+    assert connection.peer_address.to_string(False) == wearable.spec.ble_address()
+    (irk, identity), *_ = await central.keystore.get_resolving_keys()
+    assert identity.to_string(False) == wearable.spec.ble_address()
+    assert irk == wearable.peripheral._bumble.irk != bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"op": "impostor", "wearable": "left"}, "impostor: on is None, expected true or false"),
+        ({"op": "type", "wearable": "left", "digits": 1000000}, "type: digits is 1000000, expected a number of up"),
+        ({"op": "type", "wearable": "right", "digits": 1}, "no wearable 'right': there are left"),
+    ],
+)
+async def test_a_control_request_that_makes_no_sense_is_refused(
+    meet: Meet, request_: dict[str, object], said: str
+) -> None:
+    simulation, _ = await meet("pairing=keyboard", Keyboard(0))
+    assert said in str(simulation.obey(request_)["error"])
+
+
 @pytest.mark.parametrize(
     ("wearable", "said"),
     [
         ("pairing=passkey", "passkey: six digits where pairing is passkey"),
         ("passkey=123456", "passkey: six digits where pairing is passkey"),
         ("pairing=passkey; passkey=1000000", "passkey: .*less than or equal to 999999"),
-        ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey' or 'numeric'"),
+        ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey', 'numeric', 'keyboard' or 'refused'"),
+        ("privacy_s=5", "privacy_s: only who is paired can know it by a changing address; say how it pairs"),
+        ("pairing=numeric; privacy_s=0", "privacy_s: .*greater than 0"),
     ],
 )
 def test_what_cannot_be_is_refused(wearable: str, said: str) -> None:

@@ -1,0 +1,103 @@
+"""Who may be connected: the wearables' pairings as they are remembered, over restarts, against what the stack holds.
+
+The rules are gateway/link/bonds.py. What is remembered stands in a file of its own beside the store, so that a bond
+that vanishes from BlueZ is noticed, and one that an operator ended stays ended.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gateway.ble.errors import BondRefused
+from gateway.ble.private_file import read_private, write_private
+from gateway.link import bonds
+from gateway.link.bonds import Held, Remembered
+
+VERSION = 1
+LOST_TIMES = 2
+"""In a row. BlueZ tells only that the connection was cancelled, which a lost link can look like, once."""
+
+
+class Records:
+    """What is remembered of each wearable's pairing, by its id. Raises FileDamaged when it is made."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        hint = "Move it away: what is paired now is then taken for granted once more."
+        found = read_private(file, _is_record, hint)
+        self._of: dict[str, tuple[str, Remembered]] = {}
+        if found is not None:
+            self._of = {name: (one["address"], Remembered(one["pairing"])) for name, one in found["wearables"].items()}
+
+    def of(self, name: str, address: str) -> Remembered | None:
+        """A wearable that has another address now is another one."""
+        known = self._of.get(name)
+        return known[1] if known is not None and known[0] == address.upper() else None
+
+    def remember(self, name: str, address: str, pairing: Remembered) -> None:
+        """On the medium when this returns. Raises InputRejected."""
+        if self._of.get(name) == (address.upper(), pairing):
+            return
+        self._of[name] = (address.upper(), pairing)
+        wearables = {name: {"address": at, "pairing": str(how)} for name, (at, how) in self._of.items()}
+        write_private(self._file, {"version": VERSION, "wearables": wearables})
+
+
+def _is_record(found: object) -> bool:
+    assert isinstance(found, dict)
+    return found["version"] == VERSION and all(
+        isinstance(one["address"], str) and Remembered(one["pairing"]) for one in found["wearables"].values()
+    )
+
+
+class Stack(Protocol):
+    """Of an adapter, what is asked of it here."""
+
+    async def held(self, address: str) -> Held:
+        """Raises RadioAway."""
+        ...
+
+    def lost_bond(self, error: BaseException) -> bool | None:
+        """Whether a failed connect shows that the wearable has not got its key; None: it may be so."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A wearable of the configuration."""
+
+    name: str
+    address: str
+    allow_just_works: bool = False
+
+
+class Admission:
+    """One wearable's."""
+
+    def __init__(self, stack: Stack, records: Records, wearable: Listed) -> None:
+        self._stack, self._records, self._wearable = stack, records, wearable
+        self._doubtful = 0
+
+    @asynccontextmanager
+    async def connecting(self) -> AsyncIterator[None]:
+        """Around an attempt to connect. Raises BondRefused, before it or instead of its error."""
+        wearable = self._wearable
+        held = await self._stack.held(wearable.address)
+        remembered = self._records.of(wearable.name, wearable.address)
+        known = bonds.learnt(remembered, held)
+        if known is not None and known is not remembered:
+            self._records.remember(wearable.name, wearable.address, known)
+        refused = bonds.refusal(known, held, wearable.allow_just_works)
+        if refused is not None:
+            raise BondRefused(refused.format(name=wearable.name))
+        try:
+            yield
+        except Exception as error:
+            lost = self._stack.lost_bond(error) if held.bonded else False
+            self._doubtful = self._doubtful + 1 if lost is None else 0
+            if lost or self._doubtful >= LOST_TIMES:
+                raise BondRefused(bonds.LOST.format(name=wearable.name)) from error
+            raise
+        self._doubtful = 0
