@@ -59,7 +59,7 @@ ROOMS = {
     "store": room("events clock", "disk", "event loop", "threads"),
     "sync": room("store events clock", "event loop", "network", "threads", "disk", "randomness"),
     "control": room("store bundle events"),
-    "local": room("control health", "event loop", "network"),
+    "local": room("control health", "event loop", "network", "disk"),
     "client": room("events", "network", "threads"),
     "health": room("events", "network", "disk"),
     "web": room("control health store", "event loop", "network"),

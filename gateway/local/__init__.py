@@ -1,0 +1,17 @@
+"""The local socket: how a command reaches the running daemon, and what both say on it (docs/local-socket.md)."""
+
+from gateway.local.client import NotAllowed, NotRunning, RefusedByDaemon, request
+from gateway.local.protocol import VERSION
+from gateway.local.server import LocalServer, Operation, SocketTaken, Talk
+
+__all__ = [
+    "VERSION",
+    "LocalServer",
+    "NotAllowed",
+    "NotRunning",
+    "Operation",
+    "RefusedByDaemon",
+    "SocketTaken",
+    "Talk",
+    "request",
+]
