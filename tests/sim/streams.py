@@ -214,8 +214,9 @@ def account(worn: Streaming, air: Air, ledger: StreamingLedger, deaths: int) -> 
     columns = sorted({column for link in worn.links for column in link.streamed})
     finders = {column: Finder(worn, column) for column in columns}
     came = {column: np.zeros(len(finder.truth), bool) for column, finder in finders.items()}
+    alike = _alike(worn, ledger)
     for (session, column), bursts in ledger.bursts.items():
-        stretch = _stretch(worn, air, ledger, finders[column], column, bursts, came[column])
+        stretch = _stretch(worn, air, ledger, finders[column], column, bursts, came[column], alike)
         lost = sum(end - first for first, end in ledger.lost.get((session, column), []))
         assert lost == stretch.counted - sum(len(burst.values) for burst in bursts), f"{worn.name}: {lost}, {stretch}"
         fates.stretches.append(stretch)
@@ -238,6 +239,7 @@ def _stretch(
     column: int,
     bursts: list[Came],
     came: np.ndarray,
+    alike: list[int],
 ) -> Stretch:
     name = f"{worn.name} column {column}"
     index = np.concatenate([np.arange(b.first, b.first + len(b.values)) for b in bursts])
@@ -251,7 +253,7 @@ def _stretch(
     known = (places >= 0) & ~np.concatenate([_mixed(worn, b) for b in bursts])
     garbage_rows = ledger.garbage_between(int(rows[0]) - 1, int(rows[-1]))
     if worn.profile in UNSTAMPED:  # samples are told later than their row, held back by arrivals.py
-        joined = sum(int(rows[0]) <= row <= int(rows[-1]) for row in _alike(worn, ledger))
+        joined = sum(int(rows[0]) <= row <= int(rows[-1]) for row in alike)
         assert (~known).sum() <= garbage_rows * GARBAGE_SAMPLES + joined, f"{name}: samples that it never streamed"
     else:
         assert not (~known & ~tainted).any(), f"{name}: samples that it never streamed"
@@ -323,6 +325,8 @@ def _mixed(worn: Streaming, burst: Came) -> np.ndarray:
 def _alike(worn: Streaming, ledger: StreamingLedger) -> list[int]:
     """Rows that end a sample joined from two notifications that were not sent one behind the other: one ends within a
     frame where the other begins within another."""
+    if not ledger.seams:
+        return []
     begins: dict[bytes, list[tuple[int, int]]] = {}
     for number, link in enumerate(worn.links):
         at = 0
