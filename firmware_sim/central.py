@@ -42,11 +42,13 @@ class WriteRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An advertisement. manufacturer: what follows the company number, None where there is none."""
+    """An advertisement. manufacturer: what follows the company number, None where there is none. connectable: it takes
+    connections."""
 
     address: str
     services: tuple[str, ...]
     manufacturer: bytes | None
+    connectable: bool
 
 
 @dataclass(slots=True)
@@ -126,7 +128,7 @@ class Central:
             company = advertisement.data.get(kinds.MANUFACTURER_SPECIFIC_DATA)
             data = company[1] if company is not None and company[0] == COMPANY_ID else None
             address = advertisement.address.to_string(with_type_qualifier=False)
-            one = Heard(address, tuple(_text(uuid) for uuid in services), data)
+            one = Heard(address, tuple(_text(uuid) for uuid in services), data, advertisement.is_connectable)
             heard[address] = one
             if until(one):
                 found.set()

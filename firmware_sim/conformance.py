@@ -21,6 +21,8 @@ from gateway.errors import GatewayError
 
 KEPT = 400
 ITEM_S = 180.0
+HELD_SCAN_S = 3.0
+"""At an advertisement a second, of which a scanner may miss some."""
 UNKNOWN_OP = 0x7F
 ATT_VALUE_NOT_ALLOWED = 0x13
 PARAMETERS_S = 10.0
@@ -144,6 +146,20 @@ async def _(bench: Bench) -> None:
     for heard in await bench.central.scan(1.5):
         if heard.address == bench.address and heard.manufacturer is not None and len(heard.manufacturer) > 1:
             require(bool(heard.manufacturer[1] & 0x80), "it advertises with bit 7 clear while it is held")
+
+
+@item(
+    "RP-ADV-4",
+    "What it advertises while a central holds it MUST NOT take connections.",
+    "It is listened for while connected. One that is silent then is skipped: gateways that share it never let it go.",
+)
+async def _(bench: Bench) -> None:
+    await bench.link()
+    await bench.pause(0.5)
+    heard = [one for one in await bench.central.scan(HELD_SCAN_S) if one.address == bench.address]
+    if not heard:
+        raise Skipped(f"it does not advertise while it is held: nothing was heard in {HELD_SCAN_S:g} s")
+    require(not heard[0].connectable, "it takes connections while it is held")
 
 
 @item(

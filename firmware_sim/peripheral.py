@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from bumble import att, core, gatt, hci
 from bumble.core import AdvertisingData
-from bumble.device import Connection, DeviceConfiguration
+from bumble.device import AdvertisingType, Connection, DeviceConfiguration
 from bumble.device import Device as BumbleDevice
 from bumble.keys import KeyStore
 
@@ -28,6 +28,9 @@ LOG = logging.getLogger(__name__)
 
 COMPANY_ID = 0xFFFF
 ADVERTISING_INTERVAL_MS = 100
+HELD_INTERVAL_MS = 500
+"""While a central holds it, so that other gateways know how strongly they hear it: within the second that is asked."""
+FREE_KIND, HELD_KIND = AdvertisingType.UNDIRECTED_CONNECTABLE_SCANNABLE, AdvertisingType.UNDIRECTED
 CONNECTION_INTERVAL_MS = (30, 50)
 PERIPHERAL_LATENCY = 0
 SUPERVISION_TIMEOUT_MS = 5000
@@ -94,7 +97,10 @@ class Peripheral:
         self._connection: Connection | None = None
         self._closed = False
         self._link_tasks: list[asyncio.Task[None]] = []
-        self._advertised = b""
+        self._advertised, self._advertised_held = b"", False
+        self._links = 0
+        self.links_max = 0
+        """Most links at once since the start."""
         self._advertise_again = asyncio.Event()
         self._controller: Controller = radio.wearable(name)
         configuration = DeviceConfiguration(
@@ -126,6 +132,10 @@ class Peripheral:
     def reachable(self) -> bool:
         return self._controller.reachable
 
+    @property
+    def controller(self) -> Controller:
+        return self._controller
+
     async def start(self) -> None:
         """Switches the radio on and advertises."""
         await self._bumble.power_on()
@@ -135,19 +145,26 @@ class Peripheral:
         """The device may have something to send, or another fill to advertise."""
         self._answers_wanted.set()
         self._frames_wanted.set()
-        if not self.device.connected and self.device.advertised() != self._advertised:
+        if self.device.advertised() != self._advertised:
             self._advertise_again.set()
 
+    @property
+    def central(self) -> str | None:
+        """The address of the one that holds it."""
+        return None if self._connection is None else self._connection.peer_address.to_string(False)
+
     async def keep_advertising(self) -> None:
-        """Advertises again after each link, and tells when the ring's fill changes; until closed."""
+        """Advertises again after each link, without taking another while there is one, and tells when what it
+        advertises changes; until closed. Where that does not tell whether it is held, it is silent while it is."""
         while True:
             await self._advertise_again.wait()
             self._advertise_again.clear()
             if self._closed:
                 return
-            if self._connection is not None:
+            held = self._connection is not None
+            if held and not self.device.advertised():
                 continue
-            if self._bumble.is_advertising:
+            if self._bumble.is_advertising and held is self._advertised_held:
                 data = self._advertising_data()
                 if (extended := self._bumble.legacy_advertising_set) is not None:  # the two kinds may not be mixed
                     await extended.set_advertising_data(data)
@@ -222,9 +239,15 @@ class Peripheral:
         self._controller.end_links()
 
     async def _start_advertising(self) -> None:
+        held = self._advertised_held = self._connection is not None
+        interval_ms = HELD_INTERVAL_MS if held else ADVERTISING_INTERVAL_MS
         response = AdvertisingData([(AdvertisingData.COMPLETE_LOCAL_NAME, self.name.encode())])
         await self._bumble.start_advertising(
-            advertising_data=self._advertising_data(), scan_response_data=bytes(response)
+            HELD_KIND if held else FREE_KIND,
+            advertising_data=self._advertising_data(),
+            scan_response_data=bytes(response),
+            advertising_interval_min=interval_ms,
+            advertising_interval_max=interval_ms,
         )
 
     def _advertising_data(self) -> bytes:
@@ -271,6 +294,9 @@ class Peripheral:
     def _on_connection(self, connection: Connection) -> None:
         LOG.info("%s: connected by %s", self.name, connection.peer_address)
         self._connection = connection
+        self._links += 1
+        self.links_max = max(self.links_max, self._links)
+        self._advertise_again.set()
         self._delayed.clear()
         self._faults.link_up(self._now_ns())
         self._bumble.gatt_server.max_mtu = self._faults.mtu(self._now_ns(), ATT_MTU)
@@ -283,6 +309,7 @@ class Peripheral:
     def _on_disconnection(self, reason: int) -> None:
         LOG.info("%s: link ended, reason 0x%02x", self.name, reason)
         self._connection = None
+        self._links -= 1
         for task in self._link_tasks:
             task.cancel()
         self.device.disconnected()

@@ -12,9 +12,11 @@ Specification 5.4 that it restores.
 import asyncio
 import itertools
 import logging
+import random
+from dataclasses import dataclass
 
 from bumble import core, hci, ll
-from bumble.controller import Connection, Controller
+from bumble.controller import Connection, Controller, LegacyAdvertiser
 from bumble.device import Device, DeviceConfiguration
 from bumble.link import LocalLink
 from bumble.transport.common import AsyncPipeSink, PacketParser
@@ -32,7 +34,19 @@ BUFFERED_BYTES_MAX = 1024 * 1024
 COMMAND_S = 86_400.0
 """Of Bumble's HCI commands to a controller in this process, which always answers: a process that was suspended, or a
 machine that slept, must not find them timed out."""
+REACH_DBM = -100.0
+"""Weaker than this nothing is received, and no link lives."""
 LINK_LOST = hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR  # 0x08
+ADVERTISING_TYPES = hci.HCI_LE_Set_Advertising_Parameters_Command.AdvertisingType
+REPORTS = hci.HCI_LE_Advertising_Report_Event.EventType
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """How strongly a host receives a wearable. sigma_db: of the single advertisement (normal)."""
+
+    dbm: float = -50.0
+    sigma_db: float = 0.0
 
 
 class Air(LocalLink):
@@ -40,6 +54,19 @@ class Air(LocalLink):
 
     Bumble gives ACL data the sender's random address even where the connection uses its public one.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.signals: dict[tuple[str, str], Signal] = {}
+        """By the names of a wearable's and a host's controller."""
+        self._noise = random.Random(0)
+
+    def received_dbm(self, sender: Controller, receiver: Controller) -> int | None:
+        """Of one packet; None where it does not arrive."""
+        signal = self.signals.get((sender.name, receiver.name), Signal())
+        if signal.dbm <= REACH_DBM:
+            return None
+        return round(max(-127.0, min(20.0, self._noise.gauss(signal.dbm, signal.sigma_db))))
 
     def send_acl_data(
         self,
@@ -70,12 +97,26 @@ class Air(LocalLink):
         return None
 
     def advertiser(self, address: hci.Address) -> Controller | None:
-        """Who advertises under this address now, and may be connected to."""
+        """Who advertises under this address now, and is in reach of anybody."""
         for controller in self.controllers:
             legacy = controller.le_legacy_advertiser
             if legacy.enabled and legacy.address == address and getattr(controller, "reachable", True):
                 return controller
         return None
+
+
+class Advertiser(LegacyAdvertiser):
+    """Also without taking connections: Bumble sends nothing then."""
+
+    @property
+    def connectable(self) -> bool:
+        return bool(self.enabled and self.advertising_type == ADVERTISING_TYPES.ADV_IND)
+
+    def send_advertising_data(self) -> None:
+        if self.enabled and self.advertising_type == ADVERTISING_TYPES.ADV_NONCONN_IND:
+            self.controller.send_advertising_pdu(ll.AdvNonConnInd(self.address, self.advertising_data))
+        else:
+            super().send_advertising_data()
 
 
 class CorrectedController(Controller):
@@ -94,6 +135,7 @@ class CorrectedController(Controller):
 
     def __init__(self, name: str, air: Air, public_address: hci.Address | None = None) -> None:
         super().__init__(name, link=air, public_address=public_address)
+        self.le_legacy_advertiser: Advertiser = Advertiser(self)
         self.reachable = True
         self.command_s = COMMAND_S
 
@@ -169,36 +211,44 @@ class CorrectedController(Controller):
         match packet:
             case ll.ConnectInd():
                 self.on_le_connect_ind(packet)
-            case ll.AdvInd():
+            case ll.AdvInd() | ll.AdvNonConnInd():
                 self._on_advertisement(packet)
 
     def on_le_connect_ind(self, packet: ll.ConnectInd) -> None:
         own = self.le_legacy_advertiser
-        if own.address == packet.advertiser_address and not own.enabled:
+        if own.address == packet.advertiser_address and not own.connectable:
             # Two centrals answered one advertisement: the later one's connection "failed to be established".
             failed = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
             self.link.send_ll_control_pdu(packet.advertiser_address, packet.initiator_address, ll.TerminateInd(failed))
             return
         super().on_le_connect_ind(packet)
 
-    def _on_advertisement(self, pdu: ll.AdvInd) -> None:
+    def _on_advertisement(self, pdu: ll.AdvInd | ll.AdvNonConnInd) -> None:
         # Vol. 4, part E, 7.7.65.2; Bumble reports the advertising data a second time as the scan response.
         advertiser = self.link.advertiser(pdu.advertiser_address)
-        if advertiser is None:
+        rssi_dbm = None if advertiser is None else self.link.received_dbm(advertiser, self)
+        if advertiser is None or rssi_dbm is None:
             return
+        connectable = isinstance(pdu, ll.AdvInd)
         if self.le_scan_enable:
-            kinds = hci.HCI_LE_Advertising_Report_Event.EventType
-            self._report(kinds.ADV_IND, pdu.advertiser_address, pdu.data)
-            if self.le_scan_type:
+            kind = REPORTS.ADV_IND if connectable else REPORTS.ADV_NONCONN_IND
+            self._report(kind, pdu.advertiser_address, pdu.data, rssi_dbm)
+            if self.le_scan_type and connectable:
                 response = advertiser.le_legacy_advertiser.scan_response_data
-                self._report(kinds.SCAN_RSP, pdu.advertiser_address, response)
+                self._report(REPORTS.SCAN_RSP, pdu.advertiser_address, response, rssi_dbm)
         pending = self.pending_le_connection
-        if pending is not None and pending.peer_address == pdu.advertiser_address:
+        if connectable and pending is not None and pending.peer_address == pdu.advertiser_address:
             self.create_le_connection(pdu.advertiser_address)
 
-    def _report(self, kind: hci.HCI_LE_Advertising_Report_Event.EventType, address: hci.Address, data: bytes) -> None:
+    def _report(
+        self,
+        kind: hci.HCI_LE_Advertising_Report_Event.EventType,
+        address: hci.Address,
+        data: bytes,
+        rssi_dbm: int,
+    ) -> None:
         report = hci.HCI_LE_Advertising_Report_Event.Report(
-            event_type=kind, address_type=address.address_type, address=address, data=data, rssi=-50
+            event_type=kind, address_type=address.address_type, address=address, data=data, rssi=rssi_dbm
         )
         self.send_hci_packet(hci.HCI_LE_Advertising_Report_Event([report]))
 
@@ -254,7 +304,7 @@ class VirtualRadio:
     """The air, and the hosts in it."""
 
     def __init__(self) -> None:
-        self.air = Air()  # type: ignore[no-untyped-call]
+        self.air = Air()
         self._hosts: dict[int, AttachedHost] = {}
         self._server: asyncio.AbstractServer | None = None
 
@@ -280,6 +330,19 @@ class VirtualRadio:
         host.controller.end_links()
         host.controller.reachable = False  # also for what is on its way to it in this turn of the loop
         self.air.remove_controller(host.controller)
+
+    def set_signal(self, wearable: CorrectedController, place: int, signal: Signal) -> None:
+        """How strongly the host at this place, counted from 1 in the order they attached, receives the wearable from
+        now on. Out of its reach it loses a link to it."""
+        host = f"host {place}"
+        self.air.signals[wearable.name, host] = signal
+        if signal.dbm > REACH_DBM:
+            return
+        for connection in list(wearable.le_connections.values()):
+            peer = self.air.peer(connection)
+            if peer is not None and peer.name == host:
+                connection.send_ll_control_pdu(ll.TerminateInd(LINK_LOST))
+                wearable.on_le_disconnected(connection, LINK_LOST)
 
     async def room_towards(self, wearable: CorrectedController, central: hci.Address) -> None:
         """Until the host at the other end of a wearable's link takes more; at once where there is none."""

@@ -24,7 +24,7 @@ from firmware_sim.faults import FirmwareFaults, Happened, RadioFaults, SensorFau
 from firmware_sim.pairing import PASSKEY_MAX, Pairing, identity_key
 from firmware_sim.peripheral import Peripheral, Radio
 from firmware_sim.protocol import SimulatedDevice
-from firmware_sim.radio import VirtualRadio
+from firmware_sim.radio import REACH_DBM, CorrectedController, Signal, VirtualRadio
 from firmware_sim.scenario import REFERENCE, WearableSpec
 from firmware_sim.truth import Truth
 
@@ -36,7 +36,7 @@ SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
 FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
-CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds", "impostor", "type")
+CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds", "impostor", "type", "signal")
 
 
 class RequestRejected(Exception):
@@ -178,6 +178,8 @@ class Wearable:
             "to_make": len(self._values),
             **device.status(),
             "connected": device.connected,
+            "central": self.peripheral.central,
+            "links_max": self.peripheral.links_max,
             "in_range": self.peripheral.reachable,
             "finished": device.finished,
             "notifications_sent": self.peripheral.notifications_sent,
@@ -307,6 +309,8 @@ class Simulation:
                 if not isinstance(digits, int) or not 0 <= digits <= PASSKEY_MAX:
                     raise RequestRejected(f"type: digits is {digits!r}, expected a number of up to six")
                 self._named(request).peripheral.keypad.type(digits)
+            case "signal":
+                self._set_signal(request)
             case "stop":
                 for wearable in [self._named(request)] if "wearable" in request else self.wearables:
                     wearable.advance()
@@ -318,6 +322,22 @@ class Simulation:
             case other:
                 raise RequestRejected(f"unknown op {other!r}: expected one of {', '.join(CONTROL_OPS)}")
         return {"wearables": [wearable.status() for wearable in self.wearables]}
+
+    def _set_signal(self, request: dict[str, Any]) -> None:
+        """dbm null is out of reach."""
+        numbers = {"dbm": request.get("dbm"), "sigma_db": request.get("sigma_db", 0.0)}
+        if numbers["dbm"] is None:
+            numbers["dbm"] = REACH_DBM
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -200.0 <= value <= 50.0:
+                raise RequestRejected(f"signal: {name} is {value!r}, expected a number, or null for dbm out of reach")
+        place = request.get("host")
+        if isinstance(place, bool) or not isinstance(place, int) or place < 1:
+            raise RequestRejected(f"signal: host is {place!r}, expected 1 for the first that attached, 2 ...")
+        controller = self._named(request).peripheral.controller
+        if not isinstance(controller, CorrectedController):
+            raise RequestRejected("signal: only on the virtual radio")
+        self._virtual.set_signal(controller, place, Signal(**numbers))
 
     def _named(self, request: dict[str, Any]) -> Wearable:
         name = request.get("wearable")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from firmware_sim import check_command, conformance, encoding
+from firmware_sim import check_command, conformance, encoding, peripheral
 from firmware_sim.bench import Bench
 from firmware_sim.check_command import judge, simulated
 from firmware_sim.cli import main
@@ -450,3 +450,15 @@ def test_a_wrong_option_is_told_in_a_line(arguments: list[str], said: str, capsy
 def test_the_list_can_be_read_without_a_wearable(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--list", "--json"]) == 0
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == [one.id for one in ITEMS]
+
+
+async def test_a_wearable_that_takes_connections_while_it_is_held_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peripheral, "HELD_KIND", peripheral.FREE_KIND)
+    assert await failing(None, "RP-ADV-4") == {"RP-ADV-4": "it takes connections while it is held"}
+
+
+async def test_a_wearable_that_is_silent_while_it_is_held_is_no_failure_but_told() -> None:
+    async with simulated(lambda device: setattr(device, "advertised", lambda: b"")) as bench:
+        (verdict,) = await judge(bench, conformance.chosen(["RP-ADV-4"]), sys.stdout)
+    assert verdict.result is Result.SKIP
+    assert verdict.found == "it does not advertise while it is held: nothing was heard in 3 s"

@@ -26,6 +26,7 @@ SERVICE, INFO, CONFIG, LIVE, BACKLOG, CONTROL, TIME = (
 ALL = 0xFFFFFFFF
 WITHIN_S = 15
 LINK_LOST = 0x08
+MANUFACTURER = core.AdvertisingData.MANUFACTURER_SPECIFIC_DATA
 
 
 @dataclass
@@ -265,6 +266,49 @@ async def test_two_hosts_share_the_air_and_a_wearable_moves_from_one_to_the_othe
         one.kill()
         assert session_of(await link.read(INFO))[0] == session
         two.kill()
+
+
+async def test_a_held_wearable_is_heard_by_all_in_reach_each_as_strongly_as_was_said_and_takes_no_other() -> None:
+    async with simulator("name=left") as running:
+        one = await Host.attach(running.radio, "F0:00:00:00:00:01")
+        two = await Host.attach(running.radio, "F0:00:00:00:00:02")
+        address = running.addresses["left"]
+        await running.ask(op="signal", wearable="left", host=1, dbm=-91)
+        await running.ask(op="signal", wearable="left", host=2, dbm=-40)
+        heard: dict[int, list[Any]] = {1: [], 2: []}
+        for number, host in ((1, one), (2, two)):
+            host.device.on(Device.EVENT_ADVERTISEMENT, heard[number].append)
+        free = await heard_by(two, heard[2])
+        assert (free.rssi, free.is_connectable, free.data.get(MANUFACTURER)) == (-40, True, (0xFFFF, b"\x01\x00"))
+        link = await one.connect(address)
+        await running.ask(op="signal", wearable="left", host=1, dbm=-77)
+        for number, host, dbm in ((1, one, -77), (2, two, -40)):
+            held = await heard_by(host, heard[number])
+            assert (held.rssi, held.is_connectable, held.data.get(MANUFACTURER)) == (dbm, False, (0xFFFF, b"\x01\x80"))
+        with pytest.raises(core.TimeoutError):
+            await two.device.connect(hci.Address(address), timeout=2)
+        await link.ask(1)  # undisturbed
+        await running.ask(op="signal", wearable="left", host=1, dbm=None)
+        assert await asyncio.wait_for(link.lost, WITHIN_S) == LINK_LOST
+        assert (await heard_by(two, heard[2])).is_connectable
+        await two.connect(address)
+        heard[1].clear()
+        await heard_by(two, heard[2])
+        assert heard[1] == []
+        status = await running.status("left")
+        assert (status["links_max"], status["central"]) == (1, "F0:00:00:00:00:02")
+
+
+async def heard_by(host: Host, heard: list[Any]) -> Any:
+    """The next advertisement but one: the first may have been under way."""
+    heard.clear()
+    await host.device.start_scanning(active=False)
+    async with asyncio.timeout(WITHIN_S):
+        while len(heard) < 2:
+            host._news.clear()
+            await host._news.wait()
+    await host.device.stop_scanning()
+    return heard[1]
 
 
 async def test_two_wearables_together_notify_500_frames_a_second_and_more() -> None:

@@ -93,6 +93,12 @@ REFUSED = [
     ({"op": "out_of_range", "wearable": "x", "on": True}, "no wearable 'x': there are left"),
     ({"op": "stop", "wearable": 3}, "no wearable 3: there are left"),
     ({"op": "reboot"}, "no wearable None: there are left"),
+    ({"op": "signal", "wearable": "x", "host": 1, "dbm": -60}, "no wearable 'x': there are left"),
+    ({"op": "signal", "wearable": "left", "dbm": -60}, "signal: host is None, expected 1 for the first that attached"),
+    ({"op": "signal", "wearable": "left", "host": 0, "dbm": -60}, "signal: host is 0"),
+    ({"op": "signal", "wearable": "left", "host": 1, "dbm": "weak"}, "signal: dbm is 'weak', expected a number"),
+    ({"op": "signal", "wearable": "left", "host": 1, "dbm": float("nan")}, "signal: dbm is nan"),
+    ({"op": "signal", "wearable": "left", "host": 1, "dbm": -60, "sigma_db": -300}, "signal: sigma_db is -300"),
 ]
 
 
