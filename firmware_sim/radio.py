@@ -137,6 +137,9 @@ class CorrectedController(Controller):
         super().__init__(name, link=air, public_address=public_address)
         self.le_legacy_advertiser: Advertiser = Advertiser(self)
         self.reachable = True
+        self.deaf = False
+        """It advertises, and answers no attempt to connect."""
+        self.links_max: int | None = None
         self.command_s = COMMAND_S
 
     def bumble_device(self, configuration: DeviceConfiguration) -> Device:
@@ -178,6 +181,13 @@ class CorrectedController(Controller):
         self.pending_le_connection = None
         self.le_legacy_advertiser.stop()
         return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
+
+    def on_hci_le_create_connection_command(self, command: hci.HCI_LE_Create_Connection_Command) -> None:
+        # Vol. 1, part F, 2.9; Bumble holds any number of links.
+        if self.links_max is not None and len(self.le_connections) >= self.links_max:
+            self._send_hci_command_status(hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR, command.op_code)
+            return
+        super().on_hci_le_create_connection_command(command)
 
     def on_hci_le_create_connection_cancel_command(
         self, _command: hci.HCI_LE_Create_Connection_Cancel_Command
@@ -237,6 +247,8 @@ class CorrectedController(Controller):
                 response = advertiser.le_legacy_advertiser.scan_response_data
                 self._report(REPORTS.SCAN_RSP, pdu.advertiser_address, response, rssi_dbm)
         pending = self.pending_le_connection
+        if getattr(advertiser, "deaf", False):
+            return
         if connectable and pending is not None and pending.peer_address == pdu.advertiser_address:
             self.create_le_connection(pdu.advertiser_address)
 
@@ -301,9 +313,11 @@ class AttachedHost(asyncio.Protocol):
 
 
 class VirtualRadio:
-    """The air, and the hosts in it."""
+    """The air, and the hosts in it. links_max: that a host's controller holds, of those that attach from now on; None
+    for any number."""
 
     def __init__(self) -> None:
+        self.links_max: int | None = None
         self.air = Air()
         self._hosts: dict[int, AttachedHost] = {}
         self._server: asyncio.AbstractServer | None = None
@@ -322,7 +336,9 @@ class VirtualRadio:
         place = next(n for n in itertools.count(1) if n not in self._hosts)
         self._hosts[place] = host
         address = hci.Address(f"00:F1:D9:00:{place >> 8:02X}:{place & 255:02X}", hci.Address.PUBLIC_DEVICE_ADDRESS)
-        return CorrectedController(f"host {place}", self.air, address)
+        controller = CorrectedController(f"host {place}", self.air, address)
+        controller.links_max = self.links_max
+        return controller
 
     def detach(self, host: AttachedHost) -> None:
         self._hosts = {place: other for place, other in self._hosts.items() if other is not host}

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from gateway.errors import GatewayError, InputRejected
+from gateway.link import seats
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.axes import parse_axes
 from gateway.profiles import usable_profile_of
@@ -35,6 +36,7 @@ from gateway.sync.settings import SyncSettings
 CONFIG_BYTES_MAX = 1 << 20
 WEARABLES_MAX = 32
 """More than one adapter can hold links to; a longer list is a mistake."""
+ADAPTERS_MAX = 8
 
 Loc = tuple[str | int, ...]
 
@@ -99,6 +101,10 @@ Name = Annotated[str, StringConstraints(pattern=_NAME)]
 Address = Annotated[str, StringConstraints(pattern=_ADDRESS), AfterValidator(_address)]
 
 
+AdapterName = Annotated[str, StringConstraints(pattern=_ADAPTER)]
+TransportName = Annotated[str, StringConstraints(min_length=1)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,18 +117,39 @@ class GatewaySettings(_Section):
 
 
 class RadioSettings(_Section):
-    """transport: an HCI transport in Bumble's notation, such as serial:/dev/ttyACM0,1000000 or tcp-client:HOST:PORT."""
+    """transport: an HCI transport in Bumble's notation, such as serial:/dev/ttyACM0,1000000 or tcp-client:HOST:PORT.
+
+    adapters, transports: several of them, in place of the one. wearables_max: links that each of them holds.
+    """
 
     backend: Literal["bluez", "bumble"] = "bluez"
-    adapter: Annotated[str, StringConstraints(pattern=_ADAPTER)] = "hci0"
-    transport: Annotated[str, StringConstraints(min_length=1)] | None = None
+    adapter: AdapterName = "hci0"
+    adapters: Annotated[tuple[AdapterName, ...], Field(max_length=ADAPTERS_MAX)] | None = None
+    transport: TransportName | None = None
+    transports: Annotated[tuple[TransportName, ...], Field(max_length=ADAPTERS_MAX)] | None = None
+    wearables_max: Annotated[int, Field(ge=1, le=WEARABLES_MAX)] = seats.WEARABLES_MAX
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all adapters, or transports, the first of them first."""
+        if self.backend == "bumble":
+            return self.transports or ((self.transport,) if self.transport is not None else ())
+        return self.adapters or (self.adapter,)
 
     @model_validator(mode="after")
-    def _transport_belongs_to_bumble(self) -> Self:
-        if self.backend == "bumble" and self.transport is None:
+    def _names_belong_to_the_backend(self) -> Self:
+        if self.backend == "bumble" and not self.names:
             raise ValueError('backend "bumble" needs transport, such as "serial:/dev/ttyACM0,1000000"')
-        if self.backend == "bluez" and self.transport is not None:
+        if self.backend == "bluez" and (self.transport is not None or self.transports is not None):
             raise ValueError('transport is for backend "bumble"; with "bluez" give adapter')
+        for one, several in (("adapter", "adapters"), ("transport", "transports")):
+            if {one, several} <= self.model_fields_set:
+                raise ValueError(f"give {one} or {several}, not both")
+            if getattr(self, several) == ():
+                raise ValueError(f"{several} names none")
+        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} stands twice among them")
         return self
 
 
@@ -138,7 +165,8 @@ class WearableSettings(_Section):
 
     wearer: a pseudonym, the subject of what is published; never a name. bundle, variant: as [bundle] has them, which is
     for wearables without a bundle of their own. allow_just_works: it may pair without anybody having seen a number.
-    shared: other gateways in reach may hold it; which one does follows from how strongly each hears it.
+    shared: other gateways in reach may hold it; which one does follows from how strongly each hears it. adapter: of
+    [radio]'s adapters, or transports, the one that may hold it, such as the one that it is bonded with.
     """
 
     id: Name
@@ -151,6 +179,7 @@ class WearableSettings(_Section):
     variant: str | None = None
     allow_just_works: bool = False
     shared: bool = False
+    adapter: TransportName | None = None
 
 
 class Config(_Section):
@@ -165,12 +194,24 @@ class Config(_Section):
     sync: SyncSettings
     wearables: tuple[WearableSettings, ...] = Field(alias="wearable")
 
+    @model_validator(mode="after")
+    def _adapters_are_there(self) -> Self:
+        for index, wearable in enumerate(self.wearables):
+            if wearable.adapter not in (None, *self.radio.names):
+                there = ", ".join(self.radio.names)
+                raise ValueError(f"wearable[{index}].adapter {wearable.adapter!r} is none of [radio]: {there}")
+        return self
+
     def bundle_of(self, wearable: WearableSettings) -> BundleSettings:
         """What answers for it: its own bundle, else that of [bundle], of which its own variant counts first."""
         if wearable.bundle is not None:
             return BundleSettings(path=wearable.bundle, variant=wearable.variant)
         assert self.bundle is not None  # validated demands it then
         return self.bundle.model_copy(update={"variant": wearable.variant}) if wearable.variant else self.bundle
+
+    def adapter_of(self, wearable: WearableSettings) -> str:
+        """The one that it is paired with: its own, else the first."""
+        return wearable.adapter or self.radio.names[0]
 
     def wearable_named(self, name: str, file: Path) -> WearableSettings:
         """file: that this was read from. Raises InputRejected."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.ble import open_radio
+from gateway.ble import open_radios
 from gateway.ble.radio import Radio
+from gateway.ble.radios import Radios
 from gateway.ble.runner import LinkRunner
 from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
@@ -57,6 +58,8 @@ STOP_COMMIT_S = 5.0
 """For a slow card. Where it does not go through, wearables still hold what was not acknowledged to them."""
 STOP_PUBLISH_S = 3.0
 """For the farewell and what is in flight; what is left is sent at the next start."""
+TELLS_WHY = ("closing", "backing off", "quarantined")
+"""States of a link that something has led to."""
 UNHEARD_S = 60.0
 """A wearable that advertises is heard within seconds; one that is configured and not heard for so long is told."""
 CLOCK_STEP_NS = 500_000_000
@@ -132,7 +135,7 @@ class Wearable:
         self._profile = profile_of(settings.profile)
         self._full, self._room = asyncio.Event(), asyncio.Event()
 
-    def link_up(self, radio: Radio, speed: float) -> None:
+    def link_up(self, radio: Radio | Radios, speed: float) -> None:
         """A runner with a conversation that knows what the journal holds."""
         self._full.clear()
         self.runner = LinkRunner(
@@ -165,7 +168,7 @@ class Wearable:
             self._rate.observe(now.mono_ns, self.pipeline.stream.moments)
 
     def _state(self, state: str) -> None:
-        why = f" ({self.runner.why})" if self.runner is not None and state in ("closing", "backing off") else ""
+        why = f" ({self.runner.why})" if self.runner is not None and state in TELLS_WHY else ""
         log.info("%s: %s%s", self.settings.id, state, why)
 
     def _fault(self, name: str, detail: str) -> None:
@@ -180,7 +183,7 @@ class Wearable:
             case _:
                 log.info("%s: %s: %s", self.settings.id, name, detail)
 
-    async def run(self, radio: Radio, speed: float) -> None:
+    async def run(self, radio: Radio | Radios, speed: float) -> None:
         """The link until cancelled. When the store is full the wearable keeps its samples, and is asked again later."""
         while True:
             assert self.runner is not None
@@ -210,6 +213,8 @@ class Wearable:
         return {
             "link": runner.state if runner else "stopped",
             "why": runner.why if runner else "",
+            "adapter": runner.adapter if runner else None,
+            "retry_s": round(retry_s) if runner and (retry_s := runner.retry_s) is not None else None,
             "rssi_dbm": runner.rssi_dbm if runner else None,
             "rate_hz": round(self._rate.hz(self._clock.mono_ns()), 1),
             "bundle": {"digest": self.model.bundle, "variant": self.model.variant},
@@ -231,7 +236,7 @@ class Wearable:
         }
 
 
-def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio) -> list[str]:
+def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio | Radios) -> list[str]:
     """A sentence for each of these wearables, with those near it that speak its profile and are configured nowhere."""
     lines = []
     for settings in unheard:
@@ -257,11 +262,12 @@ class Daemon:
         self.wearables = [
             self._wearable(settings, bundles[config.bundle_of(settings)]) for settings in config.wearables
         ]
-        self.radio = open_radio(
+        self.radio = open_radios(
             config.radio.backend,
-            adapter=config.radio.adapter,
-            transport=config.radio.transport,
+            config.radio.names,
+            wearables_max=config.radio.wearables_max,
             just_works=[wearable.address for wearable in config.wearables if wearable.allow_just_works],
+            only={wearable.address: wearable.adapter for wearable in config.wearables if wearable.adapter},
         )
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
@@ -338,6 +344,7 @@ class Daemon:
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stopping.set)
+        self.loop.add_signal_handler(signal.SIGUSR1, self._release)
         speed = self.clock.speed
         for wearable in self.wearables:
             wearable.link_up(self.radio, speed)
@@ -379,6 +386,13 @@ class Daemon:
         if isinstance(ended, Exception):
             raise ended
 
+    def _release(self) -> None:
+        """What waits is tried now: the operator has mended something."""
+        log.info("SIGUSR1: trying every wearable that is quarantined or backing off")
+        for wearable in self.wearables:
+            if wearable.runner is not None:
+                wearable.runner.release()
+
     async def _stop_links(self) -> None:
         stops = [asyncio.create_task(w.runner.stop()) for w in self.wearables if w.runner is not None]
         if stops:
@@ -413,7 +427,11 @@ class Daemon:
             self._listening_since_s = self.loop.time()
         elif self.loop.time() - self._listening_since_s >= UNHEARD_S:
             self._unheard_told = True
-            unheard = [w.settings for w in self.wearables if w.runner is not None and w.runner.rssi_dbm is None]
+            unheard = [
+                w.settings
+                for w in self.wearables
+                if w.runner is not None and w.runner.rssi_dbm is None and not w.runner.obstacle
+            ]
             for line in unheard_lines(unheard, self.radio):
                 log.warning("%s", line)
 
@@ -429,12 +447,15 @@ class Daemon:
 
     def _verdict(self) -> Verdict:
         links = {
-            w.settings.id: LinkFacts(w.runner.state, w.runner.state == "streaming") for w in self.wearables if w.runner
+            w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.runner.obstacle)
+            for w in self.wearables
+            if w.runner
         }
         doubts = {w.settings.id: doubt for w in self.wearables if (doubt := w.doubt()) is not None}
         return judge(
             Facts(
                 radio_fault=None if self.radio.available else self.radio.status,
+                radio_trouble=self.radio.trouble,
                 store_fault=self.store_fault,
                 broker_connected=self.publisher.connected,
                 broker=self.publisher.state,

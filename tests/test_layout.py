@@ -63,7 +63,7 @@ ROOMS = {
     "client": room("events", "network", "threads"),
     "health": room("events", "network", "disk"),
     "web": room("control health store", "event loop", "network"),
-    "config": room("store sync stream monitoring profiles motion", "disk"),
+    "config": room("store sync stream monitoring profiles motion link", "disk"),
     "pipeline": room("stream store.rows motion profiles clock", "event loop"),
     "daemon": Room(frozenset(), ALL - {"clock"}),
     "cli": Room(frozenset(), ALL - {"clock"}),

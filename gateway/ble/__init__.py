@@ -1,13 +1,15 @@
 """The radio: one adapter through bleak, and a runner for each wearable. Names are imported where they are used."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from gateway.ble.errors import RadioRejected
+from gateway.link.seats import WEARABLES_MAX
 
 if TYPE_CHECKING:
     from gateway.ble.radio import Radio
+    from gateway.ble.radios import Radios
 
 
 TRANSPORTS = (
@@ -17,6 +19,11 @@ TRANSPORTS = (
 )
 """What Bumble's open_transport knows (https://google.github.io/bumble/transports/)."""
 _WITHOUT_DETAILS = {"hci-socket", "vhci", "pty", "android-emulator", "android-netsim"}
+
+
+class _Which(TypedDict, total=False):
+    adapter: str
+    transport: str
 
 
 def check_transport(transport: str) -> None:
@@ -40,18 +47,24 @@ def open_radio(
     adapter: str = "hci0",
     transport: str | None = None,
     just_works: Collection[str] = (),
+    wearables_max: int = WEARABLES_MAX,
     on_status: Callable[[str], None] = lambda _status: None,
 ) -> "Radio":
-    """The radio that the settings name, not yet running. just_works: addresses that may pair without anybody having
-    seen a number. Raises RadioRejected."""
+    """One adapter's radio, not yet running. just_works: addresses that may pair without anybody having seen a number.
+    wearables_max: links that the adapter holds. Raises RadioRejected."""
     from gateway.ble.radio import Radio
+    from gateway.link import rules
 
     if backend == "bluez":
         from gateway.ble.bluez_agent import Refusals
         from gateway.ble.bluez_backend import BluezAdapter
 
-        answers = Refusals(just_works, lambda address: radio.leave_alone(address))
-        radio = Radio(BluezAdapter(adapter, answers), on_status)
+        answers = Refusals(
+            just_works,
+            refused=lambda address: radio.leave_alone(address),
+            allowed=lambda address: radio.notice(address, rules.Asked()),
+        )
+        radio = Radio(BluezAdapter(adapter, answers), on_status, wearables_max)
         return radio
     if find_spec("bumble") is None:
         hint = "pip install 'fidget-gateway[bumble]'"
@@ -60,4 +73,23 @@ def open_radio(
         raise RadioRejected('radio backend "bumble" needs a transport', hint="Such as serial:/dev/ttyACM0,1000000.")
     from gateway.ble.bumble_backend import BumbleAdapter
 
-    return Radio(BumbleAdapter(transport), on_status)
+    return Radio(BumbleAdapter(transport), on_status, wearables_max)
+
+
+def open_radios(
+    backend: Literal["bluez", "bumble"],
+    names: Sequence[str],
+    *,
+    wearables_max: int = WEARABLES_MAX,
+    just_works: Collection[str] = (),
+    only: Mapping[str, str] | None = None,
+) -> "Radios":
+    """The radios of all these adapters, or transports, not yet running. only: the name of the one that may hold a
+    wearable, by its address. Raises RadioRejected."""
+    from gateway.ble.radios import Radios
+
+    made = []
+    for name in names:
+        which: _Which = {"adapter": name} if backend == "bluez" else {"transport": name}
+        made.append(open_radio(backend, **which, just_works=just_works, wearables_max=wearables_max))
+    return Radios(made, only)

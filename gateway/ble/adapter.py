@@ -8,10 +8,18 @@ from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 
+from gateway.link import rules
+
 Heard = Callable[[BLEDevice, AdvertisementData], None]
 Lost = Callable[[BleakClient], None]
 Listening = Callable[[Heard], AbstractAsyncContextManager[None]]
 """Gives each advertisement to a function, while it lasts."""
+Told = Callable[[rules.Event], None]
+"""Of a link that is being made: Linked, Asked, Bonded, as far as the stack tells of it."""
+
+
+def untold(_: rules.Event) -> None:
+    """For who wants to hear nothing of a link that is being made."""
 
 
 class Adapter(Protocol):
@@ -37,12 +45,18 @@ class Adapter(Protocol):
 
     def scanner(self, heard: Heard) -> BleakScanner: ...
 
-    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
+    def client(
+        self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold
+    ) -> BleakClient:
         """Not connected yet. lost is called once when the link ends, whoever ended it."""
         ...
 
     def left_half_open(self, error: BaseException) -> bool:
         """Whether a failed connect shows that the stack still holds an earlier attempt, which blocks every other."""
+        ...
+
+    def is_full(self, error: BaseException) -> bool:
+        """Whether a failed connect shows that the controller holds no more links than it does."""
         ...
 
     async def forget(self, device: BLEDevice) -> None:

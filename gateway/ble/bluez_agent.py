@@ -45,13 +45,17 @@ class Answers(Protocol):
 
 
 class Refusals:
-    """The daemon's: nobody pairs by it, but those that may just so. refused: told the address of who wanted to."""
+    """The daemon's: nobody pairs by it, but those that may just so. refused, allowed: told the address of who wanted
+    to."""
 
     def __init__(
-        self, just_works: Collection[str] = (), refused: Callable[[str], None] = lambda _address: None
+        self,
+        just_works: Collection[str] = (),
+        refused: Callable[[str], None] = lambda _address: None,
+        allowed: Callable[[str], None] = lambda _address: None,
     ) -> None:
         self._just_works = {address.upper() for address in just_works}
-        self._refused = refused
+        self._refused, self._allowed = refused, allowed
 
     async def passkey(self, address: str) -> int | None:
         self._told(address)
@@ -67,6 +71,7 @@ class Refusals:
 
     async def just_works(self, address: str) -> bool:
         if address in self._just_works:
+            self._allowed(address)
             return True
         self._told(address)
         return False

@@ -7,22 +7,23 @@ Interfaces: org.bluez.Adapter1 and Device1 as in BlueZ's doc/org.bluez.Adapter.r
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Self
 
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakDBusError, BleakError
-from dbus_fast import BusType, Message, MessageType, Variant
+from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 
-from gateway.ble.adapter import Heard, Lost
+from gateway.ble.adapter import Heard, Lost, Told, untold
 from gateway.ble.bluez_agent import AGENT_PATH, CAPABILITY, Agent, Answers, Refusals
 from gateway.ble.errors import PairingFailed, RadioAway
 from gateway.ble.radio import COMMAND_S, why
+from gateway.link import rules
 
 log = logging.getLogger(__name__)
 
@@ -233,8 +234,14 @@ class BluezAdapter:
     def scanner(self, heard: Heard) -> BleakScanner:
         return BleakScanner(heard, bluez={"adapter": self.name})
 
-    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
-        return BleakClient(device, lost, services, timeout=timeout_s, bluez={"adapter": self.name})
+    def client(
+        self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold
+    ) -> BleakClient:
+        client = _Client(device, lost, services, timeout=timeout_s, bluez={"adapter": self.name})
+        if self._bus is not None:
+            path = f"{self._path}/dev_{device.address.upper().replace(':', '_')}"
+            client.watch = self._bus.watching(path, lambda: told(rules.Linked()))
+        return client
 
     def left_half_open(self, error: BaseException) -> bool:
         """`org.bluez.Error.InProgress` (5.82), `org.bluez.Error.Failed: Operation already in progress` (5.66)."""
@@ -242,6 +249,11 @@ class BluezAdapter:
             error.dbus_error == "org.bluez.Error.InProgress"
             or "already in progress" in (error.dbus_error_details or "")
         )
+
+    def is_full(self, error: BaseException) -> bool:
+        """The kernel's EMLINK, which it makes of HCI error 0x09, is `br-connection-concurrent-connection-limit` or
+        `le-...` in BlueZ (src/error.c)."""
+        return isinstance(error, BleakDBusError) and "concurrent-connection-limit" in (error.dbus_error_details or "")
 
     async def forget(self, device: BLEDevice) -> None:
         """A bond is kept: then the link is only ended. Raises RadioAway."""
@@ -258,6 +270,17 @@ def _is_device(interfaces: Mapping[str, Any]) -> bool:
     return "org.bluez.Device1" in interfaces
 
 
+class _Client(BleakClient):
+    """bleak's connect returns only when the services are known; watch tells of the link before."""
+
+    watch: AbstractAsyncContextManager[None] | None = None
+
+    async def connect(self, **kwargs: Any) -> None:
+        watch, self.watch = self.watch or nullcontext(), None
+        async with watch:
+            await super().connect(**kwargs)
+
+
 class RefusedByBluez(RadioAway):
     """name: of the D-Bus error."""
 
@@ -272,6 +295,7 @@ class _Bus:
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
         self._exported = False
+        self._watched: dict[str, Callable[[], None]] = {}
         self.gone = asyncio.Event()
         """bluetoothd has ended."""
         self._ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
@@ -324,6 +348,27 @@ class _Bus:
     def _saw(self, message: Message) -> None:
         if message.member == "NameOwnerChanged" and message.body[:1] == ["org.bluez"] and message.body[1]:
             self.gone.set()  # whoever owned the name owns it no more
+        elif message.member == "PropertiesChanged" and message.path in self._watched:
+            interface, changed = message.body[:2]
+            if interface == _DEVICE and "Connected" in changed and changed["Connected"].value:
+                self._watched[message.path]()
+
+    @asynccontextmanager
+    async def watching(self, path: str, connected: Callable[[], None]) -> AsyncIterator[None]:
+        """connected is called when this device's link comes up. Only of one device, and only meanwhile: while others
+        scan, BlueZ tells of each device that it hears."""
+        rule = f"type='signal',sender='org.bluez',path='{path}',interface='{_PROPERTIES}',member='PropertiesChanged'"
+        self._watched[path] = connected
+        try:
+            with suppress(RadioAway):
+                await self.call("/org/freedesktop/DBus", _DBUS, "AddMatch", "s", [rule], to=_DBUS)
+            yield
+        finally:
+            del self._watched[path]
+            if self.alive:  # not waited for: who gives the connect up shall not wait for the bus
+                unmatch = Message(_DBUS, "/org/freedesktop/DBus", _DBUS, "RemoveMatch", signature="s", body=[rule])
+                unmatch.flags = MessageFlag.NO_REPLY_EXPECTED
+                self._bus.send(unmatch)
 
     async def wait_gone(self) -> None:
         """Until BlueZ has ended since `gone` was cleared, or this connection ends."""

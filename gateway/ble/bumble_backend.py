@@ -36,10 +36,11 @@ from bumble.smp import ErrorCode as SMPErrorCode
 from bumble.transport import open_transport
 from bumble.transport.common import Transport, TransportSpecError
 
-from gateway.ble.adapter import Heard, Listening, Lost
+from gateway.ble.adapter import Heard, Listening, Lost, Told, untold
 from gateway.ble.bluez_agent import Answers, Refusals
 from gateway.ble.bumble_keys import KeyFile, Panel, refusing
 from gateway.ble.errors import PairingFailed, RadioAway, RadioRejected
+from gateway.link import rules
 from gateway.link.bonds import Held
 
 log = logging.getLogger(__name__)
@@ -164,12 +165,21 @@ class BumbleAdapter:
     def scanner(self, heard: Heard) -> BleakScanner:
         return BleakScanner(heard, backend=BumbleScanner, radio=self)
 
-    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
-        return BleakClient(device, lost, services, backend=BumbleClient, timeout=timeout_s, radio=self)
+    def client(
+        self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold
+    ) -> BleakClient:
+        return BleakClient(device, lost, services, backend=BumbleClient, timeout=timeout_s, radio=self, told=told)
 
     def left_half_open(self, error: BaseException) -> bool:
         del error  # connect cancels its own attempt
         return False
+
+    def is_full(self, error: BaseException) -> bool:
+        """Bluetooth Core 5.4, Vol 1, Part F, 2.9 and 2.13."""
+        return isinstance(error.__cause__, ProtocolError) and error.__cause__.error_code in (
+            hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR,
+            hci.HCI_ErrorCode.CONNECTION_REJECTED_DUE_TO_LIMITED_RESOURCES_ERROR,
+        )
 
     async def forget(self, device: BLEDevice) -> None:
         await self.cancel_connect()
@@ -505,12 +515,14 @@ class BumbleClient(BaseBleakClient):
         timeout: float,
         radio: BumbleAdapter,
         services: set[str] | None = None,
+        told: Told = untold,
         **_: Any,
     ) -> None:
         super().__init__(address_or_ble_device, disconnected_callback=disconnected_callback, timeout=timeout)
         self._radio = radio
         self._device = address_or_ble_device if isinstance(address_or_ble_device, BLEDevice) else None
         self._only_services = services
+        self._told = told
         self._connection: Connection | None = None
         self._peer: Peer | None = None
         self._notifying: dict[int, Callable[[bytes], None]] = {}
@@ -538,10 +550,15 @@ class BumbleClient(BaseBleakClient):
                 self._device = await self._find(self.address)
             connection = await self._radio.connect(self._device.details)
             connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
+            connection.on(Connection.EVENT_PAIRING_START, lambda: self._told(rules.Asked()))
+            connection.on(Connection.EVENT_PAIRING, lambda _keys: self._told(rules.Bonded()))
             self._connection = connection
+            self._told(rules.Linked())
             try:
                 if self._radio.keys.held(self.address).bonded:
+                    self._told(rules.Asked())
                     await self._radio.secure(connection, self.address)
+                    self._told(rules.Bonded())
                 self._peer = Peer(connection)
                 await self._radio.bounded(self._peer.request_mtu(ATT_MTU))
                 self.services = await self._radio.bounded(self._discover(self._peer))

@@ -1,4 +1,6 @@
-"""One adapter shared by all wearables: one scan, one attempt to connect at a time, attached again after it was away."""
+"""One adapter shared by all wearables: one scan, one attempt to connect at a time, a bounded number of links, attached
+again after it was away.
+"""
 
 import asyncio
 import contextlib
@@ -13,7 +15,10 @@ from bleak.exc import BleakBluetoothNotAvailableError, BleakBluetoothNotAvailabl
 
 from gateway.ble.adapter import Adapter
 from gateway.ble.errors import RadioAway, RadioRejected
+from gateway.link import rules
 from gateway.link.rules import backoff_s
+from gateway.link.seats import FULL_S, WEARABLES_MAX, Seats, Sighting
+from gateway.link.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +37,17 @@ _WORDS = {
     BleakBluetoothNotAvailableReason.POWERED_OFF: "the adapter is switched off",
 }
 
-UNPAIRED_S = 60.0
+UNPAIRED_S = rules.UNPAIRED_S
 """A wearable that was not let pair is left alone so long: it would want the same, and whoever pairs with it meanwhile
 must not find it connected to the daemon."""
 STRANGERS_MAX = 64
 """Remembered, the latest heard. Phones change their address every quarter of an hour."""
 
 Heard = Callable[[BLEDevice, AdvertisementData], None]
+Noticed = Callable[[rules.Event], None]
+
+
+def ignore(_: rules.Event) -> None: ...
 
 
 def why(adapter: str, error: Exception) -> str:
@@ -67,18 +76,26 @@ class Stranger:
 class Radio:
     """Wearables register and say when they want to be listened for; `run` serves them until it is cancelled.
 
-    on_status is called in the loop with each change of `status`.
+    on_status is called in the loop with each change of `status`. wearables_max: links that the adapter holds.
     """
 
-    def __init__(self, adapter: Adapter, on_status: Callable[[str], None] = lambda _status: None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        on_status: Callable[[str], None] = lambda _status: None,
+        wearables_max: int = WEARABLES_MAX,
+    ) -> None:
         self.adapter = adapter
-        self.turn = asyncio.Lock()
-        """Held by the one wearable that connects."""
         self.status = "not started"
         """For people: `scanning`, `ready`, or what is wrong."""
         self._on_status = on_status
         self._failures = 0
         self._heard: dict[str, Heard] = {}
+        self._noticed: dict[str, Noticed] = {}
+        self._sighted: dict[str, tuple[BLEDevice, Sighting]] = {}
+        self._seats = Seats(wearables_max)
+        self._turns = Turns()
+        self._askers: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._strangers: dict[str, Stranger] = {}
         self._listening: set[str] = set()
         self._watched: set[str] = set()
@@ -91,9 +108,88 @@ class Radio:
     def available(self) -> bool:
         return self.status in ("ready", "scanning")
 
-    def register(self, address: str, heard: Heard) -> None:
-        """heard is given each advertisement of this address, while it is listened for or watched."""
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, where it collects all the same."""
+        return None
+
+    def register(self, address: str, heard: Heard, noticed: Noticed = ignore) -> None:
+        """heard is given each advertisement of this address, while it is listened for or watched; noticed what else of
+        its link the adapter tells (Asked, Refused, Release)."""
         self._heard[address.upper()] = heard
+        self._noticed[address.upper()] = noticed
+
+    def notice(self, address: str, event: rules.Event) -> None:
+        """Hands on what was learnt of a wearable; one that nobody has registered is left out."""
+        self._noticed.get(address.upper(), ignore)(event)
+
+    # Seats: who waits, connects or is connected here.
+
+    def place(self, address: str) -> "Radio | None":
+        """Where a wearable that was heard finds room: here, or nowhere."""
+        return self if self.room > 0 or address in self._seats.held else None
+
+    @property
+    def room(self) -> int:
+        """Wearables that it could still take."""
+        return self._seats.room(asyncio.get_running_loop().time())
+
+    def full(self, _address: str) -> str | None:
+        """In words, where there is no room."""
+        if self.room:
+            return None
+        held, limit = len(self._seats.held), self._seats.limit
+        says = f"{limit} is its limit (radio.wearables_max)" if held >= limit else "its controller takes no more"
+        return f"{self.adapter.name} holds {held} wearables, {says}"
+
+    def sit(self, address: str) -> None:
+        self._seats.held.add(address)
+        self._look_out()
+
+    def leave(self, address: str) -> None:
+        self._seats.held.discard(address)
+        self._look_out()
+
+    def refused(self, address: str) -> None:
+        """The controller did not take a link to this one because of how many it has."""
+        loop = asyncio.get_running_loop()
+        self._seats.refused(address, loop.time())
+        loop.call_later(FULL_S, self._look_out)
+        self._look_out()
+        log.warning("radio: %s; this one waits", self.full(address) or f"{self.adapter.name} takes no link now")
+
+    def sighted(self, address: str) -> tuple[BLEDevice, Sighting] | None:
+        """When it was last heard here, and how well."""
+        return self._sighted.get(address)
+
+    # The turn to connect.
+
+    def take_turn(self, address: str, failures: int, granted: Callable[[], None], crowded: Callable[[], None]) -> None:
+        """granted is called once it may connect; crowded where others wait while it does. failures: in a row."""
+        self._askers[address] = (granted, crowded)
+        self._turns.enter(address, failures)
+        if self._turns.holder is not None:
+            asyncio.get_running_loop().call_soon(self._tell_crowded)
+        self._grant()
+
+    def release_turn(self, address: str) -> None:
+        """It has connected or given up, or waits no longer."""
+        self._turns.leave(address)
+        self._grant()
+
+    def _grant(self) -> None:
+        name = self._turns.grant()
+        if name is not None:
+            asyncio.get_running_loop().call_soon(self._tell_granted, name)
+
+    def _tell_granted(self, name: str) -> None:
+        if self._turns.holder == name:  # else it has given it back meanwhile
+            self._askers[name][0]()
+            self._tell_crowded()
+
+    def _tell_crowded(self) -> None:
+        if self._turns.holder is not None and self._turns.crowded:
+            self._askers[self._turns.holder][1]()
 
     def strangers(self, services: Collection[str]) -> list[Stranger]:
         """Who else advertises one of these services, while somebody is listened for; the latest heard last."""
@@ -104,7 +200,7 @@ class Radio:
         entered, left = (self._listening, self._engaged) if wanted else (self._engaged, self._listening)
         entered.add(address)
         left.discard(address)
-        self._scan_or_not()
+        self._look_out()
 
     def watch(self, address: str, wanted: bool) -> None:
         """Its advertisements are wanted although it is connected: how strongly it is heard shows in nothing else."""
@@ -112,30 +208,37 @@ class Radio:
             self._watched.add(address.upper())
         else:
             self._watched.discard(address.upper())
-        self._scan_or_not()
+        self._look_out()
 
-    def _scan_or_not(self) -> None:
-        wanted = self._listening or self._watched
-        on, off = (self._wanted, self._unwanted) if wanted else (self._unwanted, self._wanted)
+    def _look_out(self) -> None:
+        """Scanning takes air time from the links: where there is no room it would be for nothing."""
+        useful = self._watched or self._listening & self._seats.held or (self._listening and self.room)
+        on, off = (self._wanted, self._unwanted) if useful else (self._unwanted, self._wanted)
         on.set()
         off.clear()
 
     def leave_alone(self, address: str) -> None:
-        """What is heard of this one goes unsaid for UNPAIRED_S."""
+        """What is heard of this one goes unsaid for UNPAIRED_S, and its link is told so."""
         address = address.upper()
         if address in self._alone:
             self._alone[address].cancel()
         over = asyncio.get_running_loop().call_later(UNPAIRED_S, lambda: self._alone.pop(address, None))
         self._alone[address] = over
+        self.notice(address, rules.Refused())
 
     async def run(self) -> None:
         """Raises RadioRejected where no waiting can help."""
+        again = False
         try:
             while True:
                 try:
                     await self.adapter.attach(self._heard.keys() - self._engaged)
                     log.info("radio %s: ready", self.adapter.name)
                     self._show("ready")
+                    if again:  # what failed may have failed through the adapter
+                        for noticed in self._noticed.values():
+                            noticed(rules.Release())
+                    again = True
                     await self._serve()
                     why = f"{self.adapter.name}: lost"
                 except RadioRejected:
@@ -196,6 +299,9 @@ class Radio:
 
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
         address = device.address.upper()
+        if address in self._heard:
+            now_s = asyncio.get_running_loop().time()
+            self._sighted[address] = (device, Sighting(self.adapter.name, data.rssi, now_s))
         if address in self._listening or address in self._watched:
             if address not in self._alone:
                 self._heard[address](device, data)

@@ -7,6 +7,7 @@ the monotonic ns that it is given, which in a simulation runs faster.
 import asyncio
 import functools
 import logging
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 
+from gateway.ble.errors import BondRefused
 from gateway.ble.radio import Radio
+from gateway.ble.radios import Radios
 from gateway.link import rules, sharing
-from gateway.link.rules import LISTENING, LIVE, Link, State, advance
+from gateway.link.rules import COLLECTING, LISTENING, LIVE, Link, State, advance
 from gateway.link.sharing import Share, Verdict
 from gateway.profiles.conversation import (
     Command,
@@ -49,6 +52,9 @@ WAKE_MIN_S = 0.001
 """Between two Ticks, whatever the conversation asks for."""
 STOP_S = 2 * rules.CLOSE_S + 1.0
 """Two closings that hang, by the rules."""
+
+SEATED = frozenset(State) - {State.ABSENT, State.BACKING_OFF, State.QUARANTINED, State.STOPPED}
+"""In these it takes one of an adapter's links, or is about to."""
 
 Operation = Subscribe | Read | Write
 
@@ -80,7 +86,7 @@ class LinkRunner:
         self,
         address: str,
         conversation: Conversation,
-        radio: Radio,
+        radio: Radio | Radios,
         *,
         services: Sequence[str] | None,
         silence_s: float,
@@ -118,17 +124,40 @@ class LinkRunner:
         self._operations: deque[Operation] = deque()
         self._operating: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._turn: asyncio.Task[None] | None = None
-        self._holds_turn = False
+        self._seat: Radio | None = None
         self._due: asyncio.TimerHandle | None = None
         self._wake: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
-        radio.register(self.address, self._heard)
+        radio.register(self.address, self._heard, self._feed)
 
     @property
     def state(self) -> str:
-        """absent, queued, connecting, configuring, streaming, closing, backing off or stopped."""
+        """One of gateway.link.rules.State, in words."""
         return self._link.state
+
+    @property
+    def collecting(self) -> bool:
+        """Whether samples come."""
+        return self._link.state in COLLECTING
+
+    @property
+    def adapter(self) -> str | None:
+        """Which one it is connected through, or is to be."""
+        return self._seat.adapter.name if self._seat is not None else None
+
+    @property
+    def retry_s(self) -> float | None:
+        """Until it is tried again, where it is quarantined."""
+        if self._link.state is not State.QUARANTINED:
+            return None
+        return max(0.0, self._link.deadline_s - asyncio.get_running_loop().time())
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps it from being connected, as far as waiting will not do; empty where nothing does."""
+        if (retry_s := self.retry_s) is not None:
+            return f"{self.why}; tried again in {math.ceil(retry_s / 60)} min"
+        return self._radio.full(self.address) or "" if self._link.state is State.ABSENT else ""
 
     @property
     def why(self) -> str:
@@ -143,7 +172,7 @@ class LinkRunner:
             await self._stopped.wait()
         finally:
             self._radio.listen(self.address, False)
-            self._release_turn()
+            self._leave()
             for timer in (self._due, self._wake):
                 if timer is not None:
                     timer.cancel()
@@ -162,6 +191,10 @@ class LinkRunner:
             log.warning("%s: could not be disconnected", self.address)
             self._stopped.set()
 
+    def release(self) -> None:
+        """Tries it at once where it is quarantined or backing off; from the loop's thread."""
+        self._feed(rules.Release())
+
     def deliver(self, event: Event) -> None:
         """Hands the conversation what the radio does not know of (Durable, Room); from the loop's thread."""
         self._tell(event)
@@ -176,14 +209,18 @@ class LinkRunner:
             self._entered(was, event)
         for command in commands:
             match command:
-                case rules.TakeTurn():
-                    self._turn = asyncio.create_task(self._take_turn())
+                case rules.TakeTurn(failures):
+                    assert self._seat is not None  # it has been heard
+                    self._seat.take_turn(self.address, failures, self._turn_granted, self._crowded)
                 case rules.ReleaseTurn():
-                    self._release_turn()
+                    assert self._seat is not None
+                    self._seat.release_turn(self.address)
                 case rules.Connect():
                     self._opening = asyncio.create_task(self._connect())
                 case rules.Disconnect(forget):
                     self._opening = asyncio.create_task(self._close(self._opening, forget))
+        if self._link.state not in SEATED:
+            self._leave()
         if self._due is None and self._link.deadline_s != float("inf"):
             self._due = loop.call_at(self._link.deadline_s, self._deadline)
         elif self._due is not None and self._due.when() > self._link.deadline_s:
@@ -206,10 +243,12 @@ class LinkRunner:
                     self._report("link_lost", self._link.why)
                 case rules.Due():
                     self._report("timed_out", self._link.why)
+                case rules.Refused():
+                    self._report("unpaired", self._link.why)
         self._on_state(state)
         if self._share is not None:
             self._share = self._shared(self._share, was, event)
-        if state is State.CONFIGURING:
+        if isinstance(event, rules.Opened):
             self._talking = True
             self._tell(Connected(self.rssi_dbm))
         elif self._talking and state not in LIVE:
@@ -225,10 +264,22 @@ class LinkRunner:
             self._stopped.set()
 
     def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
+        if self._seat is not None and self._sighted(self._seat) is not device:
+            return  # heard by another adapter than the one that has it
         self.rssi_dbm = data.rssi
-        if self._calls(data):
-            self._device = device
-            self._feed(rules.Heard())
+        if not self._calls(data):
+            return
+        if self._seat is None:
+            self._seat = self._radio.place(self.address)
+            if self._seat is None:
+                return
+            self._seat.sit(self.address)
+        self._device = self._sighted(self._seat)
+        self._feed(rules.Heard())
+
+    def _sighted(self, seat: Radio) -> BLEDevice | None:
+        sighted = seat.sighted(self.address)
+        return sighted[0] if sighted is not None else None
 
     def _calls(self, data: AdvertisementData) -> bool:
         """Whether an advertisement is to be answered with a connection. A wearable that is held takes none."""
@@ -249,7 +300,7 @@ class LinkRunner:
             self._look(True)
         elif state not in LIVE and self._looking is not None:
             self._look(False)
-        if state is State.CONFIGURING:
+        if isinstance(event, rules.Opened):
             return sharing.taken(share, now_s)
         if state is State.CLOSING:
             self._lets_go = isinstance(event, rules.LetGo)
@@ -274,30 +325,38 @@ class LinkRunner:
                 self._radio.watch(self.address, False)
                 await asyncio.sleep(sharing.LISTEN_EVERY_S - sharing.LISTEN_S)
 
-    async def _take_turn(self) -> None:
-        await self._radio.turn.acquire()
-        self._holds_turn = True
+    def _turn_granted(self) -> None:
         self._feed(rules.Turn())
 
-    def _release_turn(self) -> None:
-        if self._holds_turn:
-            self._holds_turn = False
-            self._radio.turn.release()
-        else:
-            _cancel(self._turn)
+    def _crowded(self) -> None:
+        self._feed(rules.Crowded())
+
+    def _leave(self) -> None:
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            seat.release_turn(self.address)
+            seat.leave(self.address)
 
     async def _connect(self) -> None:
         assert self._device is not None  # it has been heard
-        adapter = self._radio.adapter
-        client = self._client = adapter.client(self._device, self._lost, self._services, rules.CONNECT_S)
+        assert self._seat is not None
+        seat, adapter = self._seat, self._seat.adapter
+        timeout_s = rules.CONNECT_S + rules.DISCOVER_S + rules.PAIR_S  # the rules end it sooner
+        told = functools.partial(self._told, device := self._device)
+        client = self._client = adapter.client(device, self._lost, self._services, timeout_s, told)
         try:
             await client.connect()
         except Exception as error:  # a stack's own kinds come through bleak too
-            self._failed("connect_failed", _words(error), half_open=adapter.left_half_open(error))
+            full = adapter.is_full(error)
+            if full:
+                seat.refused(self.address)
+            half_open = adapter.left_half_open(error)
+            lasting = isinstance(error, BondRefused)
+            self._failed("connect_failed", _words(error), half_open=half_open, lasting=lasting, full=full)
         else:
             self.counters.connects += 1
             if self._services is not None and client.services.get_service(self._services[0]) is None:
-                self._failed("other_profile", f"it has no service {self._services[0]}")
+                self._failed("other_profile", f"it has no service {self._services[0]}", lasting=True)
             else:
                 self._feed(rules.Opened())
 
@@ -308,8 +367,8 @@ class LinkRunner:
         try:
             if self._client is not None:
                 await self._client.disconnect()
-            if forget and self._device is not None:
-                await self._radio.adapter.forget(self._device)
+            if forget and self._device is not None and self._seat is not None:
+                await self._seat.adapter.forget(self._device)
         except Exception as error:
             log.warning("%s: disconnecting: %s", self.address, _words(error))
         self._feed(rules.Closed())
@@ -318,9 +377,16 @@ class LinkRunner:
         if client is self._client:
             self._feed(rules.Lost())
 
-    def _failed(self, name: str, detail: str, half_open: bool = False) -> None:
+    def _told(self, device: BLEDevice, event: rules.Event) -> None:
+        """Of a link to this device, as its stack has it."""
+        if device is self._device:
+            self._feed(event)
+
+    def _failed(
+        self, name: str, detail: str, *, half_open: bool = False, lasting: bool = False, full: bool = False
+    ) -> None:
         self._report(name, detail)
-        self._feed(rules.Failed(detail, half_open))
+        self._feed(rules.Failed(detail, half_open, lasting, full))
 
     def _report(self, name: str, detail: str) -> None:
         self.counters.faults[name] += 1
@@ -344,6 +410,15 @@ class LinkRunner:
                     self._failed("internal", _words(error))
         finally:
             self._handling = False
+        self._follow_backlog()
+
+    def _follow_backlog(self) -> None:
+        draining = getattr(self._conversation, "draining", False)  # a family that keeps nothing has no such thing
+        match self._link.state:
+            case State.STREAMING if draining:
+                self._feed(rules.FellBehind())
+            case State.DRAINING if not draining:
+                self._feed(rules.CaughtUp())
 
     def _obey(self, commands: list[Command]) -> None:
         for command in commands:
@@ -385,6 +460,7 @@ class LinkRunner:
                 if client is self._client and self._link.state in LIVE:
                     self._failed("gatt_failed", f"{name}: {_words(error)}")
                 return
+            self._feed(rules.Bonded())  # where it paired, it has let us: only then this says anything
             if done is not None:
                 self._tell(done)
         self._operating = None

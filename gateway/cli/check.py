@@ -70,15 +70,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _radio(config: "Config") -> str:
     if config.radio.backend == "bluez":
-        return f"BlueZ, adapter {config.radio.adapter}"
+        return f"BlueZ, adapter {_listed(config)}"
     from importlib.util import find_spec
 
     from gateway.ble import check_transport
 
-    assert config.radio.transport is not None  # the configuration demands it with this backend
-    check_transport(config.radio.transport)
+    for transport in config.radio.names:
+        check_transport(transport)
     missing = "" if find_spec("bumble") else " (not installed: pip install 'fidget-gateway[bumble]')"
-    return f"Bumble on {config.radio.transport}{missing}"
+    return f"Bumble on {_listed(config)}{missing}"
+
+
+def _listed(config: "Config") -> str:
+    """One adapter by its name; several with how many wearables they hold together, against how many there are."""
+    names, hold = config.radio.names, len(config.radio.names) * config.radio.wearables_max
+    few = f", for {hold} of {len(config.wearables)} wearables at once" if hold < len(config.wearables) else ""
+    return " and ".join(names) + few
 
 
 def _bundle(bundle: "Bundle", variant: str | None) -> str:

@@ -21,6 +21,6 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config)
     wearable = config.wearable_named(args.wearable, args.config)
-    known = asyncio.run(bluez_of(config).unpair(wearable.address))
+    known = asyncio.run(bluez_of(config, config.adapter_of(wearable)).unpair(wearable.address))
     print(f"{wearable.id}: " + ("forgotten" if known else "was not known"))
     return 0

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputRejected(f"--passkey {args.passkey!r}: expected six digits")
     config = load_config(args.config)
     wearable = config.wearable_named(args.wearable, args.config)
-    adapter = bluez_of(config, _Asked(args.passkey, wearable.allow_just_works))
+    adapter = bluez_of(config, config.adapter_of(wearable), _Asked(args.passkey, wearable.allow_just_works))
     try:
         return asyncio.run(_pair(adapter, wearable.id, wearable.address, wearable.allow_just_works))
     except asyncio.CancelledError:
@@ -51,15 +51,15 @@ def run(args: argparse.Namespace) -> int:
         return 130
 
 
-def bluez_of(config: "Config", answers: "Answers | None" = None) -> "BluezAdapter":
-    """Raises InputRejected where the configuration has another backend."""
+def bluez_of(config: "Config", name: str, answers: "Answers | None" = None) -> "BluezAdapter":
+    """name: of the adapter. Raises InputRejected where the configuration has another backend."""
     from gateway.ble.bluez_backend import BluezAdapter
 
     if config.radio.backend != "bluez":
         raise InputRejected(
             f"radio.backend {config.radio.backend!r}: it keeps no bonds yet", hint='Pairing needs backend = "bluez".'
         )
-    return BluezAdapter(config.radio.adapter, answers)
+    return BluezAdapter(name, answers)
 
 
 async def _pair(adapter: "BluezAdapter", name: str, address: str, allow_just_works: bool) -> int:

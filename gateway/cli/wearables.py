@@ -21,17 +21,17 @@ def run(args: argparse.Namespace) -> int:
     from gateway.config import load_config
 
     config = load_config(args.config)
-    known = asyncio.run(bluez_of(config).known())
+    known = {name: asyncio.run(bluez_of(config, name).known()) for name in config.radio.names}
     rows = []
     for wearable in config.wearables:
-        device = known.get(wearable.address.upper(), {})
+        devices = {name: found.get(wearable.address.upper(), {}) for name, found in known.items()}
         rows.append(
             {
                 "id": wearable.id,
                 "address": wearable.address,
                 "profile": wearable.profile,
-                "paired": bool(device.get("Paired", False)),
-                "connected": bool(device.get("Connected", False)),
+                "paired": bool(devices[config.adapter_of(wearable)].get("Paired", False)),
+                "connected": any(device.get("Connected", False) for device in devices.values()),
             }
         )
     if args.json:

@@ -18,10 +18,11 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkFacts:
-    """state: the link's state in words."""
+    """state: the link's state in words. why: what keeps it there, where waiting will not do."""
 
     state: str
     streaming: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Facts:
     """What the daemon knows at one moment; a fault is a sentence of the room that has it, None where there is none."""
 
     radio_fault: str | None = None
+    radio_trouble: str | None = None
+    """An adapter is away while another one works."""
     store_fault: str | None = None
     broker_connected: bool = True
     broker: str = "connected"
@@ -68,7 +71,13 @@ def judge(facts: Facts) -> Verdict:
         lesser.append(f"broker: {facts.broker}{waiting}")
     if facts.events_refused:
         lesser.append(f"broker refuses {facts.events_refused} events: {facts.refusal}")
-    lesser += [f"{name}: {link.state}" for name, link in facts.wearables.items() if not link.streaming]
+    if facts.radio_trouble is not None:
+        lesser.append(f"radio: {facts.radio_trouble}")
+    lesser += [
+        f"{name}: {link.state}" + (f" ({link.why})" if link.why else "")
+        for name, link in facts.wearables.items()
+        if not link.streaming
+    ]
     lesser += [f"{name}: {doubt}" for name, doubt in facts.doubts.items()]
     level = Level.FAILED if fatal else Level.DEGRADED if lesser else Level.OK
     streaming = sum(link.streaming for link in facts.wearables.values())

@@ -52,6 +52,10 @@ class _WithDetails:
         self._known: dict[int, bytes] = {}
         """Of this link; a value that has not changed is not told again."""
 
+    @property
+    def draining(self) -> bool:
+        return getattr(self._conversation, "draining", False)
+
     def handle(self, event: Event, now_ns: int) -> list[Command]:
         match event:
             case Connected(rssi_dbm):

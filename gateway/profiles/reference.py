@@ -85,6 +85,9 @@ Above the supervision timeout of 6 s, which would have ended a link on which som
 FRUITLESS_MAX = 3
 """So many requests in a row that bring nothing new, and the next waits RETRY_S."""
 RETRY_S = 60.0
+DRAINING_SAMPLES = 500
+"""Ten seconds at 50 Hz: a wearable of which more is missing is told as draining until nothing is; less is a few frames
+that the radio lost."""
 DOUBT_S = 10.0
 """After so long a frame whose Config was not known here is durable, or the decoder did not know it either."""
 DOUBTS_MAX = 4096
@@ -444,8 +447,23 @@ class ReferenceConversation:
         self._retry_ns = 0
         self._time_reads_left = 0
         self._time_due_ns = 0
+        self.draining = False
 
     def handle(self, event: Event, now_ns: int) -> list[Command]:
+        commands = self._handle(event, now_ns)
+        if self._request is not None or self._holes or self.draining:
+            self.draining = self._behind(now_ns) > (0 if self.draining else DRAINING_SAMPLES)
+        return commands
+
+    def _behind(self, now_ns: int) -> int:
+        """Samples that are being fetched, or will be as soon as the request that is under way is over."""
+        request = self._request
+        if request is None and now_ns < self._retry_ns:
+            return 0
+        asked = request.end - request.first - request.new if request is not None else 0
+        return max(0, asked) + sum(end - first for _, first, end in self._holes)
+
+    def _handle(self, event: Event, now_ns: int) -> list[Command]:
         match event:
             case Connected():
                 self._reset()

@@ -189,6 +189,8 @@ def test_a_secret_is_never_repeated(written, line):
 
 
 def test_a_transport_with_bluez_is_refused(written):
+    found = problems(written(SMALLEST + '[radio]\ntransports = ["usb:0"]\n'))
+    assert found == ['radio: transport is for backend "bumble"; with "bluez" give adapter']
     found = problems(written(SMALLEST + '[radio]\ntransport = "usb:0"\n'))
     assert found == ['radio: transport is for backend "bumble"; with "bluez" give adapter']
 
@@ -271,3 +273,36 @@ def test_whatever_toml_says_it_is_refused_in_words(document):
     with pytest.raises(ConfigRejected) as caught:
         validated(copy.deepcopy(document), Path("gateway.toml"))
     assert all(problem.where for problem in caught.value.problems)
+
+
+def with_radio(written, radio, wearable=""):
+    return written(SMALLEST.replace("[bundle]", f"[radio]\n{radio}\n[bundle]") + wearable)
+
+
+def test_one_adapter_or_several(written):
+    assert load_config(written(SMALLEST)).radio.names == ("hci0",)
+    assert load_config(with_radio(written, 'adapter = "hci1"')).radio.names == ("hci1",)
+    several = load_config(with_radio(written, 'adapters = ["hci1", "hci0"]', 'adapter = "hci0"\n'))
+    assert several.radio.names == ("hci1", "hci0")
+    assert several.adapter_of(several.wearables[0]) == "hci0"
+    usb = 'backend = "bumble"\ntransports = ["usb:0", "usb:1"]'
+    assert load_config(with_radio(written, usb)).radio.names == ("usb:0", "usb:1")
+
+
+@pytest.mark.parametrize(
+    ("radio", "wearable", "problem"),
+    [
+        ('adapter = "hci0"\nadapters = ["hci1"]', "", "radio: give adapter or adapters, not both"),
+        ("adapters = []", "", "radio: adapters names none"),
+        ('adapters = ["hci0", "hci0"]', "", "radio: 'hci0' stands twice among them"),
+        ('adapters = ["usb0"]', "", "radio.adapters[0]: found 'usb0', expected an adapter such as hci0"),
+        ("wearables_max = 0", "", "radio.wearables_max: found 0, expected greater than or equal to 1"),
+        (
+            'adapters = ["hci0", "hci1"]',
+            'adapter = "hci2"\n',
+            "file: wearable[0].adapter 'hci2' is none of [radio]: hci0, hci1",
+        ),
+    ],
+)
+def test_adapters_that_cannot_be_meant_are_refused(written, radio, wearable, problem):
+    assert problems(with_radio(written, radio, wearable)) == [problem]

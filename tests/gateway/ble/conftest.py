@@ -20,7 +20,9 @@ from firmware_sim.radio import VirtualRadio
 from firmware_sim.scenario import parse_wearable
 from gateway.ble import open_radio
 from gateway.ble.radio import Radio
+from gateway.ble.radios import Radios
 from gateway.ble.runner import LinkRunner
+from gateway.link.seats import WEARABLES_MAX
 from gateway.profiles import profile_of
 from gateway.profiles.conversation import Conversation, Kind
 
@@ -195,7 +197,7 @@ class Wearable:
 class Host:
     """A gateway's radio side: the real adapter, one runner for each wearable."""
 
-    radio: Radio
+    radio: Radio | Radios
     speed: float = 1.0
     wearables: list[Wearable] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -276,8 +278,11 @@ async def host() -> AsyncIterator[Callable[..., Host]]:
     """Makes hosts on a transport, and stops them."""
     made: list[Host] = []
 
-    def make(transport: str, speed: float = 1.0) -> Host:
-        gateway = Host(open_radio("bumble", transport=transport, on_status=lambda _: gateway.news.set()), speed)
+    def make(transport: str, speed: float = 1.0, wearables_max: int = WEARABLES_MAX) -> Host:
+        radio = open_radio(
+            "bumble", transport=transport, wearables_max=wearables_max, on_status=lambda _: gateway.news.set()
+        )
+        gateway = Host(radio, speed)
         made.append(gateway)
         return gateway
 

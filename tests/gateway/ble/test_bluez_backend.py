@@ -16,6 +16,7 @@ from dbus_fast import MessageType
 from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
 from gateway.ble.errors import PairingFailed, RadioAway
+from gateway.link import rules
 from tests.gateway.bluez import OURS, STRANGER, Adapter1, Bluez, Device1
 
 
@@ -243,6 +244,67 @@ async def test_forgetting_a_device_that_is_not_connected_removes_it_all_the_same
 )
 def test_which_failures_show_an_attempt_that_is_left(error: BaseException, half_open: bool) -> None:
     assert BluezAdapter().left_half_open(error) is half_open
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (BleakDBusError("org.bluez.Error.Failed", ["br-connection-concurrent-connection-limit"]), True),
+        (BleakDBusError("org.bluez.Error.Failed", ["le-connection-concurrent-connection-limit"]), True),
+        (BleakDBusError("org.bluez.Error.Failed", ["br-connection-canceled"]), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_which_failures_show_that_the_adapter_holds_no_more(error: BaseException, full: bool) -> None:
+    assert BluezAdapter().is_full(error) is full
+
+
+async def test_each_adapter_ends_the_links_that_were_left_on_it_and_none_of_the_others(bluez: Bluez) -> None:
+    first, second = Device1(OURS), Device1(STRANGER)
+    second.path = second.path.replace("hci0", "hci1")
+    bluez.bus.export("/org/bluez/hci1", Adapter1())
+    await bluez.appears(Adapter1(), first, second)
+    one, other = BluezAdapter("hci0"), BluezAdapter("hci1")
+    await one.attach({OURS, STRANGER})
+    assert (first.connected, second.connected) == (False, True)
+    await other.attach({OURS, STRANGER})
+    assert not second.connected
+    assert (list(await one.known()), list(await other.known())) == ([OURS], [STRANGER])
+    await one.detach()
+    await other.detach()
+
+
+async def test_the_link_is_told_before_its_services_are_and_only_while_it_is_being_made(
+    bluez: Bluez, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bleak's connect does is not of interest here: BlueZ tells of the link while it runs."""
+    ours, stranger = Device1(OURS, connected=False), Device1(STRANGER, connected=False)
+    await bluez.appears(Adapter1(), ours, stranger)
+    adapter = BluezAdapter("hci0")
+    await adapter.attach(set())
+    told: list[rules.Event] = []
+    linked = asyncio.Event()
+
+    def tell(event: rules.Event) -> None:
+        told.append(event)
+        linked.set()
+
+    async def connect(_client: BleakClient, **_: object) -> None:
+        for device, connected in ((stranger, True), (ours, False), (ours, True)):
+            device.connected = connected
+            device.emit_properties_changed({"Connected": connected})
+        await adapter.known()  # a round trip, behind the signals
+
+    monkeypatch.setattr(BleakClient, "connect", connect)
+    device = BLEDevice(OURS, None, {"path": ours.path, "props": {"Adapter": "/x"}})
+    client = adapter.client(device, lambda _client: None, None, 5.0, tell)
+    await client.connect()
+    await asyncio.wait_for(linked.wait(), 5)
+    assert told == [rules.Linked()]
+    ours.emit_properties_changed({"Connected": True})
+    await adapter.known()
+    assert told == [rules.Linked()]
+    await adapter.detach()
 
 
 def test_bleak_gets_the_adapter_and_chooses_bluez() -> None:

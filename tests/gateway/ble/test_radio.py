@@ -16,7 +16,7 @@ from firmware_sim.endpoint import Endpoint
 from firmware_sim.radio import VirtualRadio
 from gateway.ble import TRANSPORTS, check_transport, open_radio
 from gateway.ble import radio as radio_module
-from gateway.ble.adapter import Heard, Lost
+from gateway.ble.adapter import Heard, Lost, Told, untold
 from gateway.ble.errors import RadioAway, RadioRejected
 from gateway.ble.radio import STRANGERS_MAX, Radio, Stranger
 from tests.gateway.ble.conftest import Air, Host, Peripheral, within
@@ -183,8 +183,13 @@ class Stack:
     def scanner(self, _heard: Heard) -> BleakScanner:
         return BleakScanner(backend=_Scanner, script=self)
 
-    def client(self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float) -> BleakClient:
+    def client(
+        self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold
+    ) -> BleakClient:
         raise NotImplementedError
+
+    def is_full(self, _error: BaseException) -> bool:
+        return False
 
     def left_half_open(self, _error: BaseException) -> bool:
         return False

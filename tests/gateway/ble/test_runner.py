@@ -4,6 +4,7 @@ against a peripheral that can misbehave.
 
 import asyncio
 import logging
+import re
 import struct
 import sys
 import time
@@ -48,6 +49,7 @@ from tests.gateway.ble.conftest import (
     Wearable,
     address_of,
     simulator,
+    within,
 )
 
 Hosts = Callable[..., Host]
@@ -84,7 +86,7 @@ async def test_two_wearables_stream_and_one_out_of_range_comes_back_with_what_it
         assert left.runner.counters.losses == 1
         assert kinds(left)[-1] is Kind.DISCONNECTED
         missed = len(samples(right))
-        await gateway.until(lambda: len(samples(right)) > missed + 500)
+        await gateway.until(lambda: len(samples(right)) > missed + 1000)
         assert right.runner.state == "streaming"
 
         await sim.op(op="out_of_range", wearable="left", on=False)
@@ -93,6 +95,8 @@ async def test_two_wearables_stream_and_one_out_of_range_comes_back_with_what_it
         made = {w["name"]: int(str(w["closed"])) for w in await sim.op(op="status")}
         await gateway.until(lambda: samples(left) >= set(range(made["left"])))
         await gateway.until(lambda: samples(right) >= set(range(made["right"])))
+        again = left.states[left.states.index("closing") :]
+        assert again[again.index("streaming") :][:3] == ["streaming", "draining", "streaming"]
         assert left.runner.rssi_dbm == -50
 
 
@@ -192,7 +196,7 @@ async def test_notifications_and_indications_come_in_order_and_make_the_link_str
     assert [e.payload for e in script.told if isinstance(e, Notified)] == [*(bytes([n]) for n in range(50)), b"last"]
     assert wearable.runner.state == "streaming"
     assert wearable.runner.counters.notifications == 51
-    assert wearable.states == ["absent", "queued", "connecting", "configuring", "streaming"]
+    assert wearable.states == ["absent", "queued", "connecting", "discovering", "configuring", "streaming"]
 
 
 async def test_after_losses_every_notification_is_delivered_once(air: Air, host: Hosts) -> None:
@@ -354,6 +358,7 @@ async def test_a_silent_wearable_is_dropped_and_connected_again(air: Air, host: 
     await peripheral.notify(b"the last")
     await gateway.until(lambda: wearable.runner.counters.connects == 2)
     assert wearable.faults == [("timed_out", "silent for 0.3 s")]
+    assert wearable.states[wearable.states.index("streaming") :][:3] == ["streaming", "silent", "closing"]
 
 
 async def test_an_operation_that_hangs_drops_the_link(air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,9 +393,13 @@ async def test_a_wearable_that_speaks_another_profile_is_named_before_anything_i
     wearable = gateway.wearable(peripheral.address, script, services=services)
     right = gateway.wearable((await air.peripheral(2)).address, Script(), services=services[::-1])
     gateway.start()
-    await gateway.until(lambda: len(wearable.faults) == 2 and right.runner.state == "configuring")
-    assert set(wearable.faults) == {("other_profile", f"it has no service {services[0]}")}
+    await gateway.until(lambda: wearable.runner.state == "quarantined" and right.runner.state == "configuring")
+    assert wearable.faults == [("other_profile", f"it has no service {services[0]}")]
     assert script.told == []
+    assert re.fullmatch(f"it has no service {services[0]}; tried again in ([5-9]|10) min", wearable.runner.obstacle)
+    wearable.runner.release()
+    await gateway.until(lambda: len(wearable.faults) == 2)
+    assert right.runner.obstacle == ""
 
 
 async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog: pytest.LogCaptureFixture) -> None:
@@ -449,3 +458,87 @@ async def test_a_wearable_that_says_it_is_held_is_heard_and_left_to_its_holder(a
     assert wearable.runner.rssi_dbm == -50
     says["held"] = False
     await gateway.until(lambda: wearable.runner.state == "configuring")
+
+
+async def test_a_wearable_that_may_not_pair_is_left_alone_and_what_is_to_be_done_is_said(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, Script(Connected=[Read(HANGING)]))
+    gateway.start()
+    await within(peripheral.reading.wait())
+    gateway.radio.notice(peripheral.address, rules.Asked())
+    assert wearable.runner.state == "pairing"
+    gateway.radio.leave_alone(peripheral.address)
+    await gateway.until(lambda: wearable.runner.state == "quarantined")
+    assert wearable.faults == [("unpaired", "it wants to be paired, which only `gateway pair` may do")]
+    assert wearable.runner.obstacle.endswith("may do; tried again in 1 min")
+
+
+async def test_a_wearable_that_pairs_is_configured_once_what_it_protects_is_read(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+
+    def connected(_event: Event, _now_ns: int) -> list[Command]:
+        gateway.radio.notice(peripheral.address, rules.Asked())
+        return [Read(LONG), Write(WRITABLE, b"ready")]
+
+    script = Script(Connected=connected)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: WriteDone(WRITABLE) in script.told)
+    assert wearable.states[-3:] == ["configuring", "pairing", "configuring"]
+    assert sum(isinstance(event, Connected) for event in script.told) == 1
+
+
+async def test_one_wearable_too_many_waits_for_room_and_ends_nothing(air: Air, host: Hosts) -> None:
+    gateway = host(air.transport, wearables_max=2)
+    held = [gateway.wearable((await air.peripheral(n)).address, Script()) for n in (1, 2)]
+    gateway.start()
+    await gateway.until(lambda: all(w.runner.state == "configuring" for w in held))
+    one_more = gateway.wearable((await air.peripheral(3)).address, Script())
+    running = asyncio.create_task(one_more.runner.run())
+    await gateway.until(lambda: one_more.states == ["absent"])
+    assert one_more.runner.obstacle == f"{air.transport} holds 2 wearables, 2 is its limit (radio.wearables_max)"
+    assert [w.runner.adapter for w in (*held, one_more)] == [air.transport, air.transport, None]
+    await held[0].runner.stop()
+    await gateway.until(lambda: one_more.runner.state == "configuring")
+    assert held[1].runner.counters.connects == 1
+    assert one_more.runner.obstacle == ""
+    running.cancel()
+
+
+async def test_a_controller_that_takes_no_more_links_keeps_those_it_has(air: Air, host: Hosts) -> None:
+    air.radio.links_max = 2
+    gateway = host(air.transport)
+    wearables = [gateway.wearable((await air.peripheral(n)).address, Script()) for n in (1, 2, 3)]
+    gateway.start()
+    refused = lambda: [w for w in wearables if w.runner.obstacle]  # noqa: E731
+    await gateway.until(lambda: len(refused()) == 1 and refused()[0].runner.state == "absent")
+    (waiting,) = refused()
+    assert waiting.runner.obstacle == f"{air.transport} holds 2 wearables, its controller takes no more"
+    assert [name for name, _ in waiting.faults] == ["connect_failed"]
+    others = [w for w in wearables if w is not waiting]
+    assert [(w.runner.state, w.runner.counters.connects, w.faults) for w in others] == [("configuring", 1, [])] * 2
+    await others[0].runner.stop()
+    await gateway.until(lambda: waiting.runner.state == "configuring")
+
+
+async def test_a_wearable_that_never_answers_gives_way_to_the_others(
+    air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "YIELD_S", 0.5)
+    deaf = await air.peripheral(1)
+    gateway = host(air.transport)
+    deaf.controller.deaf = True
+    never = gateway.wearable(deaf.address, Script())
+    gateway.start()
+    await gateway.until(lambda: never.runner.state == "connecting")
+    sound = [gateway.wearable((await air.peripheral(n)).address, Script()) for n in (2, 3)]
+    running = [asyncio.create_task(w.runner.run()) for w in sound]
+    started_s = time.monotonic()
+    await gateway.until(lambda: all(w.runner.state == "configuring" for w in sound))
+    assert time.monotonic() - started_s < 5.0
+    assert never.faults[0][0] == "timed_out"
+    assert re.fullmatch(r"not connected within \d s", never.faults[0][1])
+    for task in running:
+        task.cancel()
