@@ -102,7 +102,11 @@ _P = Number("probability", 0, 1)
 _CHANNEL = Choice("channel", CHANNELS)
 
 FAULTS: dict[str, Rule] = {
-    "loss": Rule(Part.RADIO, "each notification is lost with this probability", (_P,)),
+    "loss": Rule(
+        Part.RADIO,
+        "each notification is lost with this probability, and so is each advertisement and attempt to connect",
+        (_P,),
+    ),
     "burst": Rule(
         Part.RADIO,
         "a run of losses begins with this probability and takes on average so many notifications (Gilbert-Elliott)",
@@ -110,8 +114,8 @@ FAULTS: dict[str, Rule] = {
     ),
     "fade": Rule(
         Part.RADIO,
-        f"once a period the wearer walks off and comes back: losses swell to this depth and ebb; nothing heard for "
-        f"{SUPERVISION_S:g} s ends the link",
+        "once a period the wearer walks off and comes back: such losses swell to this depth and ebb; nothing heard "
+        f"for {SUPERVISION_S:g} s ends the link",
         (Number("period in s", 1, SECONDS_MAX), Number("depth", 0, 1, 1.0)),
     ),
     "latency": Rule(Part.RADIO, "notifications come so much later", (Number("seconds", 0, 60),)),
@@ -136,6 +140,7 @@ FAULTS: dict[str, Rule] = {
     ),
     "drop": Rule(Part.RADIO, "the link dies", moment=True),
     "away": Rule(Part.RADIO, "out of range: no link, nobody hears it"),
+    "deaf": Rule(Part.RADIO, "it advertises, and answers no attempt to connect"),
     "stuck": Rule(Part.SENSOR, "a channel stays at the value it had", (_CHANNEL,)),
     "swap": Rule(Part.SENSOR, "two channels change places", (_CHANNEL, _CHANNEL)),
     "scale": Rule(
@@ -382,7 +387,7 @@ class RadioFaults:
 
     def __init__(self, faults: Iterable[Fault], seed: int | str) -> None:
         self._schedule = _Schedule(faults, Part.RADIO, seed)
-        self._rng = random.Random(f"{seed}/radio")
+        self._rng, self._air_rng = random.Random(f"{seed}/radio"), random.Random(f"{seed}/advertising")
         self._bad = False
         self.lost = self.altered = self.duplicated = 0
         self.link_up(0)
@@ -400,6 +405,16 @@ class RadioFaults:
     def reachable(self, now_ns: int) -> bool:
         """Whether the wearable is heard at all."""
         return self._schedule.value("away", now_ns) is None
+
+    def deaf(self, now_ns: int) -> bool:
+        """Whether it answers no attempt to connect."""
+        return self._schedule.value("deaf", now_ns) is not None
+
+    def loses(self, now_ns: int) -> bool:
+        """Whether an advertisement, or an attempt to connect, is lost now. By chances of its own: how often somebody
+        tries changes nothing of what happens to notifications."""
+        p = self._schedule.number("loss", now_ns)
+        return self._air_rng.random() < 1 - (1 - p) * (1 - self._fading(now_ns))
 
     def mtu(self, now_ns: int, otherwise: int) -> int:
         """What a link that begins now may have."""
@@ -457,13 +472,16 @@ class RadioFaults:
         return self._bad or self._happens("loss", now_ns) or self._faded(now_ns)
 
     def _faded(self, now_ns: int) -> bool:
+        probability = self._fading(now_ns)
+        return probability > 0 and self._rng.random() < probability
+
+    def _fading(self, now_ns: int) -> float:
+        """The probability of a loss by it."""
         fade = self._schedule.value("fade", now_ns)
         if fade is None:
-            return False
+            return 0.0
         period_s, depth = float(fade[0]), float(fade[1])
-        return self._rng.random() < depth * min(
-            1.0, FADE_GAIN * abs(math.sin(math.pi * now_ns / 1e9 / period_s)) ** FADE_SHARPNESS
-        )
+        return depth * min(1.0, FADE_GAIN * abs(math.sin(math.pi * now_ns / 1e9 / period_s)) ** FADE_SHARPNESS)
 
     def _alter(self, now_ns: int, payload: bytes) -> bytes:
         payload = payload[: self._payload_max]

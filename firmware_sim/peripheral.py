@@ -48,6 +48,10 @@ class Controller(Protocol):
     """What drives the radio of one wearable."""
 
     reachable: bool
+    deaf: bool
+    """It advertises, and answers no attempt to connect."""
+    losing: Callable[[], bool]
+    """Whether an advertisement, or an attempt to connect, is lost now."""
     command_s: float
     """How long an HCI command may take."""
 
@@ -103,6 +107,7 @@ class Peripheral:
         """Most links at once since the start."""
         self._advertise_again = asyncio.Event()
         self._controller: Controller = radio.wearable(name)
+        self._controller.losing = lambda: faults.loses(now_ns())
         configuration = DeviceConfiguration(
             name=name,
             address=hci.Address(address),
@@ -182,6 +187,7 @@ class Peripheral:
         """Plays what the radio's faults have due: a link that dies, a wearable that goes away or comes back."""
         now_ns = self._now_ns()
         self._faulted_away = not self._faults.reachable(now_ns)
+        self._controller.deaf = self._faults.deaf(now_ns)
         self._set_reach()
         if self._faults.ends(now_ns) and self._connection is not None:
             self.lose_link()

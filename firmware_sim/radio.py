@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bumble import core, hci, ll
@@ -139,6 +140,8 @@ class CorrectedController(Controller):
         self.reachable = True
         self.deaf = False
         """It advertises, and answers no attempt to connect."""
+        self.losing: Callable[[], bool] = lambda: False
+        """Whether the advertisement that it sends, or the attempt to connect that it is sent, is lost."""
         self.links_max: int | None = None
         self.command_s = COMMAND_S
 
@@ -212,7 +215,7 @@ class CorrectedController(Controller):
         return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
 
     def send_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
-        if self.reachable:
+        if self.reachable and not self.losing():
             super().send_advertising_pdu(packet)
 
     def on_ll_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
@@ -226,8 +229,9 @@ class CorrectedController(Controller):
 
     def on_le_connect_ind(self, packet: ll.ConnectInd) -> None:
         own = self.le_legacy_advertiser
-        if own.address == packet.advertiser_address and not own.connectable:
-            # Two centrals answered one advertisement: the later one's connection "failed to be established".
+        if own.address == packet.advertiser_address and (not own.connectable or self.losing()):
+            # Two centrals answered one advertisement, or the answer was lost: the later one believes in a connection
+            # until it hears nothing for six intervals; then it "failed to be established" (vol. 6, part B, 4.5.2).
             failed = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
             self.link.send_ll_control_pdu(packet.advertiser_address, packet.initiator_address, ll.TerminateInd(failed))
             return

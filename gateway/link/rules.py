@@ -17,8 +17,10 @@ from enum import StrEnum
 CONNECT_S = 20.0
 """Until the link is up, while nobody else waits. A wearable that advertises connects within a second or two; BlueZ
 itself gives up after 20 to 40."""
-YIELD_S = 8.0
-"""The same while others wait for their turn: four times what a wearable needs that is there."""
+YIELD_S = 5.0
+"""The same while others wait for their turn: twice what a wearable needs that is there."""
+YIELD_AGAIN_S = 2.0
+"""The same of one that has failed twice in a row or more: it has had its time, and has it again once nobody waits."""
 DISCOVER_S = 15.0
 """Service discovery; at the longest interval and latency of the profile it takes ten."""
 PAIR_S = 30.0
@@ -349,7 +351,8 @@ def advance(link: Link, event: Event, now_s: float, jitter: float) -> tuple[Link
         case State.QUEUED, Turn() if now_s - link.heard_s > FRESH_S:
             return replace(link, state=State.ABSENT, deadline_s=math.inf), [ReleaseTurn()]
         case State.CONNECTING, Crowded():
-            return replace(link, deadline_s=min(link.deadline_s, link.tried_s + YIELD_S)), []
+            given_s = YIELD_S if link.failures < 2 else YIELD_AGAIN_S
+            return replace(link, deadline_s=min(link.deadline_s, link.tried_s + given_s)), []
         case _, Asked() if link.asked:  # once on a link, or a wearable that asks for ever would be waited for as long
             return link, []
         case State.PAIRING, Bonded():

@@ -145,6 +145,26 @@ def test_loss_is_as_frequent_as_it_says() -> None:
     assert 0.17 < sum(lost) / 5000 < 0.23
 
 
+def test_advertisements_are_lost_as_often_and_change_nothing_of_what_notifications_suffer() -> None:
+    faults, undisturbed = radio("loss=0.2, fade=100/0.8"), radio("loss=0.2, fade=100/0.8")
+    lost = np.array([faults.loses(n * SECOND // 10) for n in range(2000)])
+    by_ten = lost.reshape(20, 100).mean(axis=1)
+    assert 0.1 < by_ten[[0, 9, 10, 19]].mean() < 0.35
+    assert by_ten[[4, 5, 14, 15]].min() > 0.7
+    later = [faults.pass_(200 * SECOND + n, LIVE, b"x") for n in range(100)]
+    assert later == [undisturbed.pass_(200 * SECOND + n, LIVE, b"x") for n in range(100)]
+    assert not any(radio("").loses(n) for n in range(100))
+
+
+def test_a_deaf_wearable_is_heard() -> None:
+    faults = radio("deaf@10-20")
+    assert [(faults.deaf(n * SECOND), faults.reachable(n * SECOND)) for n in (9, 10, 20)] == [
+        (False, True),
+        (True, True),
+        (False, True),
+    ]
+
+
 def test_bursts_have_the_mean_length_and_the_frequency_that_they_say() -> None:
     lost = [not arrived for arrived in sent(radio("burst=0.01/20"), 50_000, step_ns=10**5)]
     runs = [len(list(run)) for is_lost, run in itertools.groupby(lost) if is_lost]

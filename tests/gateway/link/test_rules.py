@@ -261,12 +261,22 @@ def test_an_attempt_gives_way_while_others_wait() -> None:
     walk.take(Heard(), Turn(), Crowded())
     walk.wait()
     assert walk.now_s == rules.YIELD_S
-    assert walk.link.why == "not connected within 8 s"
+    assert walk.link.why == "not connected within 5 s"
     late = Walk()
     late.take(Heard(), Turn())
     late.now_s = rules.YIELD_S + 3
     late.feed(Crowded())
     assert late.feed(Due()) == [Disconnect()], "it has had its time already"
+
+
+def test_one_that_failed_twice_gives_way_sooner_and_has_all_its_time_while_nobody_waits() -> None:
+    walk = failing(2)
+    walk.take(Heard(), Turn())
+    began_s = walk.now_s
+    assert walk.link.deadline_s - began_s == rules.CONNECT_S
+    walk.feed(Crowded())
+    walk.wait()
+    assert walk.now_s - began_s == rules.YIELD_AGAIN_S
 
 
 @pytest.mark.parametrize("opened", [False, True])
@@ -446,6 +456,7 @@ def test_the_docs_show_the_table_and_the_waits_as_they_are() -> None:
     told = {
         "CONNECT_S": rules.CONNECT_S,
         "YIELD_S": rules.YIELD_S,
+        "YIELD_AGAIN_S": rules.YIELD_AGAIN_S,
         "DISCOVER_S": rules.DISCOVER_S,
         "PAIR_S": rules.PAIR_S,
         "CONFIGURE_S": rules.CONFIGURE_S,
