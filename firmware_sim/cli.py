@@ -17,6 +17,7 @@ from firmware_sim.endpoint import Endpoint
 from firmware_sim.faults import fault_help
 from firmware_sim.scenario import PROFILES, WearableSpec, check_distinct, parse_wearable, read_scenario
 from gateway.clock import Clock, SimulatedTime
+from gateway.console import until_closed
 from gateway.errors import GatewayError, InputRejected
 
 LISTEN = "127.0.0.1:0"
@@ -87,6 +88,10 @@ def _faults_told() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return until_closed(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if getattr(args, "verbose", False) else logging.WARNING,

@@ -46,6 +46,7 @@ def room(imports: str = "", *touch: str) -> Room:
 ROOMS = {
     "errors": room(),
     "clock": room("", "clock", "disk"),
+    "console": room("", "disk", "network"),
     "profiles": room("motion"),
     "link": room(),
     "ble": room("link profiles", "event loop", "radio", "disk", "randomness"),
@@ -77,7 +78,7 @@ LOOP_TIME_ROOMS = {"ble", "sync", "daemon", "demo"}
 MODELS_ALLOWED = {"motion", "bundle", "inference", "monitoring", "recording", "errors"}
 OTHER_PACKAGES = {  # package: rooms of gateway that it may import
     "converter": MODELS_ALLOWED,
-    "firmware_sim": {"profiles", "motion", "recording", "errors", "clock"},
+    "firmware_sim": {"profiles", "motion", "recording", "errors", "clock", "console"},
     "models": MODELS_ALLOWED,
 }
 BETWEEN_PACKAGES = {  # which package may import which other

@@ -1,7 +1,8 @@
 """The `gateway` command: one module a command, imported only when it is asked for.
 
 A command module has `add_arguments(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 the world would not
-(no broker, no radio, a check failed), 2 the input was wrong, 130 stopped by Ctrl-C.
+(no broker, no radio, a check failed), 2 the input was wrong, 130 stopped by Ctrl-C,
+141 nobody reads the output any more.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from gateway.console import until_closed
 from gateway.errors import GatewayError
 
 COMMANDS = {
@@ -33,6 +35,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return until_closed(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="gateway", description="Recognise fidgeting from wrist wearables, on the device.", allow_abbrev=False
