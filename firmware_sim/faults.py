@@ -67,10 +67,13 @@ class Number:
         try:
             value = float(text)
         except ValueError:
-            raise FaultRejected(f"{self.name} {text!r} is no number") from None
+            raise FaultRejected(f"{self.name}: expected {self.in_words()}, found {text!r}") from None
         if not self.low <= value <= self.high:
-            raise FaultRejected(f"{self.name} {text} is not between {self.low:g} and {self.high:g}")
+            raise FaultRejected(f"{self.name}: expected {self.in_words()}, found {text}")
         return value
+
+    def in_words(self) -> str:
+        return f"a number from {_plain(self.low)} to {_plain(self.high)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,15 @@ class Choice:
 
     def parse(self, text: str) -> str:
         if text not in self.of:
-            raise FaultRejected(f"{self.name} {text!r} is none of {', '.join(self.of)}")
+            raise FaultRejected(f"{self.name}: expected {self.in_words()}, found {text!r}")
         return text
+
+    def in_words(self) -> str:
+        return f"one of {', '.join(self.of)}"
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 Value = tuple[float | str, ...]
@@ -231,7 +241,8 @@ def _parse(entry: str) -> Fault:
         raise FaultRejected(
             f"there is no {name!r}" + (f" (did you mean {near[0]!r}?)" if near else f"; there are {', '.join(FAULTS)}")
         )
-    rule, value, when = FAULTS[name], _value(FAULTS[name], match["value"]), (match["when"] or "").strip()
+    head = entry.partition("=")[0].strip()
+    rule, value, when = FAULTS[name], _value(FAULTS[name], match["value"], head), (match["when"] or "").strip()
     if match["how"] == "~":
         mean, slash, length = when.partition("/")
         if rule.moment and slash:
@@ -253,11 +264,12 @@ def _parse(entry: str) -> Fault:
     return Fault(name, value, start_s, end_s)
 
 
-def _value(rule: Rule, text: str | None) -> Value:
+def _value(rule: Rule, text: str | None, head: str) -> Value:
+    """head: what stands before the value."""
     given = [part.strip() for part in text.split("/")] if text and text.strip() else []
     if len(given) > len(rule.takes):
-        takes = "/".join(taken.name for taken in rule.takes) or "no value"
-        raise FaultRejected(f"it takes {takes}")
+        takes = "/".join(taken.name.upper() for taken in rule.takes)
+        raise FaultRejected(f"it takes {f'no more than {head}={takes}' if takes else f'no value: write {head}'}")
     values: list[float | str] = []
     for place, taken in enumerate(rule.takes):
         if place < len(given):
@@ -265,7 +277,8 @@ def _value(rule: Rule, text: str | None) -> Value:
         elif taken.default is not None:
             values.append(taken.default)
         else:
-            raise FaultRejected(f"its {taken.name} is missing: expected ={'/'.join(t.name for t in rule.takes)}")
+            takes = "/".join(t.name.upper() for t in rule.takes)
+            raise FaultRejected(f"it needs the {taken.name}, {taken.in_words()}: write {head}={takes}")
     return tuple(values)
 
 

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,9 @@ from firmware_sim.device import CAPACITY_MIN
 from firmware_sim.families import FAMILIES
 from firmware_sim.faults import Fault, parse_faults
 from gateway.errors import InputRejected
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 NAME_BYTES_MAX = 29
 """What a scan response has room for."""
@@ -31,8 +34,10 @@ def _schedule(given: object) -> object:
     """From `nail_biting:30, sitting:20`; what is a list already stays."""
     if not isinstance(given, str):
         return given
-    parts = [part.strip().rpartition(":") for part in given.split(",")]
-    return [(activity, seconds) for activity, _, seconds in parts]
+    try:
+        return parse_schedule(given)
+    except ScenarioRejected as rejected:
+        raise ValueError(str(rejected).removeprefix("schedule: ")) from None
 
 
 def _faults(given: object) -> object:
@@ -54,7 +59,8 @@ def parse_schedule(text: str) -> list[tuple[str, float]]:
     except ValueError:
         wrong = next(part for part in text.split(",") if not _is_number(part.rpartition(":")[2]))
         raise ScenarioRejected(
-            f"schedule: {wrong.strip()!r} is not NAME:SECONDS", hint="Such as nail_biting:30,sitting:20."
+            f"schedule: expected NAME:SECONDS, as in nail_biting:30,sitting:20, found {wrong.strip()!r}",
+            hint="Activities, each with its seconds, and commas between them.",
         ) from None
 
 
@@ -152,7 +158,13 @@ def parse_wearable(text: str) -> WearableSpec:
         key, separator, value = part.partition("=")
         if not separator:
             raise ScenarioRejected(f"wearable {text!r}: {part!r} is not key=value")
-        keys[key.strip()] = value.strip()
+        key = key.strip()
+        if key in keys:
+            raise ScenarioRejected(
+                f"wearable {text!r}: {key} is given twice, as {keys[key]!r} and {value.strip()!r}",
+                hint="Give it once; each wearable has a --wearable of its own.",
+            )
+        keys[key] = value.strip()
     return _wearable(keys, f"wearable {text!r}")
 
 
@@ -199,6 +211,34 @@ def _wearable(keys: Mapping[str, object], where: str) -> WearableSpec:
             near = difflib.get_close_matches(key, WearableSpec.model_fields, n=1)
             did_you_mean = f" (did you mean {near[0]!r}?)" if near else ""
             raise ScenarioRejected(f"{where}: unknown key {key!r}{did_you_mean}") from None
-        said = re.sub(r"^Value error, ", "", first["msg"])
-        said = said[:1].lower() + said[1:]
+        said = _in_words(first)
         raise ScenarioRejected(f"{where}: {key}: {said}" if key else f"{where}: {said}") from None
+
+
+def _in_words(error: "ErrorDetails") -> str:
+    """What pydantic found, said to whoever wrote the value."""
+    kind, found, limits = error["type"], error["input"], error.get("ctx", {})
+    shown = f", found {found!r}"
+    match kind:
+        case "missing":
+            return "it is missing, and each wearable has one"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return f"expected a whole number{shown}"
+        case "float_parsing" | "float_type":
+            return f"expected a number{shown}"
+        case "finite_number":
+            return f"expected a finite number{shown}"
+        case "greater_than":
+            return f"expected more than {limits['gt']:g}{shown}"
+        case "greater_than_equal":
+            return f"expected at least {limits['ge']}{shown}"
+        case "less_than":
+            return f"expected less than {limits['lt']}{shown}"
+        case "less_than_equal":
+            return f"expected at most {limits['le']:g}{shown}"
+        case "literal_error":
+            return f"expected {limits['expected']}{shown}"
+        case "string_pattern_mismatch":  # of the address alone
+            return f"expected a random static address, such as C3:11:22:33:44:55, its first byte C0 to FF{shown}"
+    said = re.sub(r"^Value error, ", "", error["msg"])
+    return said[:1].lower() + said[1:]

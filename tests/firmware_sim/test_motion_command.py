@@ -55,7 +55,10 @@ WRONG = [
     ([], "nowhere to put the motion"),
     (["--plot", "x.bmp"], "not a picture that can be written"),
     (["--plot", "x.png", "--rate", "0"], "rate 0 Hz"),
-    (["--plot", "x.png", "--schedule", "sitting"], "schedule: 'sitting' is not NAME:SECONDS"),
+    (
+        ["--plot", "x.png", "--schedule", "sitting"],
+        "schedule: expected NAME:SECONDS, as in nail_biting:30,sitting:20, found 'sitting'",
+    ),
     (["--plot", "x.png", "--schedule", ""], "schedule: it is empty"),
     (["--plot", "x.png", "--schedule", " ", "--seconds", "3"], "schedule: it is empty"),
     (["--plot", "x.png", "--schedule", "siting:3"], "did you mean sitting?"),
