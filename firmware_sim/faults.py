@@ -168,19 +168,22 @@ FAULTS: dict[str, Rule] = {
         moment=True,
     ),
     "step": Rule(
-        Part.FIRMWARE, "the device's clock jumps", (Number("seconds", -SECONDS_MAX, SECONDS_MAX),), moment=True
+        Part.FIRMWARE,
+        "the device's clock jumps (of a wearable that sends its time)",
+        (Number("seconds", -SECONDS_MAX, SECONDS_MAX),),
+        moment=True,
     ),
     "overrun": Rule(
         Part.FIRMWARE,
-        "the firmware reads the sensor too late: so many samples are lost before the next frame (of a wearable that "
-        "numbers its samples)",
+        "the firmware reads the sensor too late: so many samples are lost before the next frame (of the reference "
+        "wearable, which numbers its samples)",
         (Number("samples", 1, 10_000),),
         moment=True,
     ),
     "drift": Rule(Part.FIRMWARE, "the crystal runs so much too fast", (Number("ppm", -10_000, 10_000),)),
     "full": Rule(
         Part.FIRMWARE,
-        "the flash has room for so many samples from now on; the oldest are overwritten",
+        "the flash has room for so many samples from now on; the oldest are overwritten (of the reference wearable)",
         (Number("samples", 800, 2**32 - 1),),
         moment=True,
     ),

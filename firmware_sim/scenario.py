@@ -120,6 +120,10 @@ class WearableSpec(BaseModel):
             raise ValueError(f"name {self.name!r}: more than {NAME_BYTES_MAX} bytes do not fit the scan response")
         if self.profile != REFERENCE and "ring" in self.model_fields_set:
             raise ValueError(f"ring: {self.profile} keeps no samples")
+        cannot = {} if self.profile == REFERENCE else FAMILIES[self.profile].cannot()
+        for fault in self.faults:
+            if fault.name in cannot:
+                raise ValueError(f"faults: {self.profile} cannot have {fault.name!r}: {cannot[fault.name]}")
         if (self.passkey is None) != (self.pairing != "passkey"):
             raise ValueError("passkey: six digits where pairing is passkey, and only there")
         if self.privacy_s is not None and self.pairing == "none":

@@ -26,6 +26,7 @@ class ArduinoNano33(StreamingDevice):
     manufacturer, model, firmware = "Arduino", "Nano 33 BLE Sense", "1.0"
     own_services = (Service(SERVICE_UUID, dict.fromkeys((ACC_UUID, GYRO_UUID), Property.NOTIFY)),)
     rate = 10
+    has_clock = False
 
     @property
     def streaming(self) -> bool:

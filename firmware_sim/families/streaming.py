@@ -51,6 +51,14 @@ class StreamingDevice:
     """Samples a second."""
     mtu_min: ClassVar[int] = 23
     sensors: ClassVar[tuple[slice, ...]] = (IMU,)
+    has_clock: ClassVar[bool] = True
+    """What it sends tells when it was taken."""
+
+    @classmethod
+    def cannot(cls) -> dict[str, str]:
+        """Faults of the firmware that it cannot have, and why."""
+        why = {"overrun": "it does not number its samples", "full": "it keeps no samples"}
+        return why if cls.has_clock else {**why, "step": "it sends no time"}
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -40,6 +40,7 @@ class Thingy52(StreamingDevice):
     manufacturer, model, firmware = "Nordic Semiconductor", "Thingy:52", "2.2.0"
     own_services = (Service(SERVICE_UUID, {CONFIG_UUID: Property.READ | Property.WRITE, RAW_UUID: Property.NOTIFY}),)
     rate = 50
+    has_clock = False
 
     def __init__(self, settings: Settings) -> None:
         self._config = CONFIG_AT_FIRST

@@ -51,6 +51,7 @@ class WitMotion(StreamingDevice):
         ),
     )
     rate = 50
+    has_clock = False
 
     def __init__(self, settings: Settings, notifications: Sequence[int] = NOTIFICATIONS) -> None:
         self.part_hz = self._saved_hz = RATE_AT_FIRST_HZ

@@ -1,10 +1,11 @@
 """Wearables from the command line and from TOML, and what is refused in a sentence."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from firmware_sim.scenario import ScenarioRejected, check_distinct, parse_wearable, read_scenario
+from firmware_sim.scenario import PROFILES, ScenarioRejected, check_distinct, parse_wearable, read_scenario
 
 
 def test_the_two_ways_to_describe_a_wearable_agree(tmp_path: Path) -> None:
@@ -68,6 +69,12 @@ REFUSED = [
     ("name=left; recording=a.csv; accelerometer=b; gyroscope=c", "not both"),
     ("name=left; profile=movesens", "no wearable profile 'movesens', expected one of reference, movesense, polar"),
     ("name=left; profile=thingy52; ring=900", "ring: thingy52 keeps no samples"),
+    ("name=left; profile=thingy52; faults=loss=0.1,step@9=1", "faults: thingy52 cannot have 'step': it sends no time"),
+    (
+        "name=left; profile=movesense; faults=overrun@9=5",
+        "faults: movesense cannot have 'overrun': it does not number its samples",
+    ),
+    ("name=left; profile=xsens-dot; faults=full@9=800", "faults: xsens-dot cannot have 'full': it keeps no samples"),
 ]
 
 
@@ -115,3 +122,19 @@ def test_two_wearables_are_told_apart(texts: tuple[str, ...], what: str) -> None
     with pytest.raises(ScenarioRejected) as rejected:
         check_distinct([parse_wearable(text) for text in texts])
     assert f"two wearables have the {what}" in str(rejected.value)
+
+
+CLOCKLESS = {"thingy52", "witmotion-bwt901ble", "arduino-nano33-ble-sense"}
+"""Of the vendors' layouts the three whose frames have no field for a time."""
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_family_takes_the_faults_that_it_can_have_and_no_others(profile: str) -> None:
+    values = {"overrun": "5", "full": "800", "step": "1", "reboot": "lost", "drift": "50", "battery": "9"}
+    taken = set()
+    for name, value in values.items():
+        with suppress(ScenarioRejected):
+            parse_wearable(f"name=left; profile={profile}; faults={name}@9={value}")
+            taken.add(name)
+    expected = {"reboot", "drift", "battery"} | ({"step"} if profile not in CLOCKLESS else set())
+    assert taken == (expected | {"overrun", "full"} if profile == "reference" else expected)
