@@ -17,6 +17,7 @@ from converter.cli_checks import add_inspect, add_pack, add_verify
 from converter.tables import show_conversion
 from gateway.bundle import Bundle
 from gateway.bundle.manifest import is_signed_axes
+from gateway.console import take_axes
 from gateway.errors import GatewayError, InputRejected
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     add("--softmax", action="store_true", help="the model answers logits: add the softmax that makes probabilities")
     add("--name", help="of the model (default: the file's)")
-    add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or --frame=-y,x,z")
+    add("--frame", metavar="AXES", type=_axes, help="the model's axes as signed wrist axes: x,y,z or -y,x,z")
+    take_axes(parser)
     add("--frame-description", metavar="TEXT", default="", help="the same in words")
     add("--wrist", choices=("left", "right", "either"), help="which wrist the model was trained on")
     add("--model-card", metavar="FILE.md", type=Path, help="use this card (default: a general one)")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.console import take_axes
 from gateway.errors import GatewayError, InputRejected
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     made.add_argument(
         "--mounting",
         metavar="AXES",
-        help="the case's axes in those of the wrist, x towards the hand, z out of its back (x,y,z; --mounting=-x,-y,z)",
+        help="the case's axes in those of the wrist, x towards the hand, z out of its back (x,y,z; or -x,-y,z)",
     )
     made.add_argument("--tempo", type=float, metavar="FACTOR", help="faster or slower than the number draws (1)")
     made.add_argument("--amplitude", type=float, metavar="FACTOR", help="likewise (1)")
@@ -86,6 +87,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     played.add_argument("--acc-unit", choices=("m_s2", "mg", "g"), help="(what the format usually has)")
     played.add_argument("--gyro-unit", choices=("deg_s", "rad_s"), help="(what the format usually has)")
+    take_axes(parser)
     parser.set_defaults(obey=run)
 
 

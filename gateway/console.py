@@ -1,6 +1,8 @@
-"""A command whose output nobody reads any more ends without a word, as `cat` and `grep` do."""
+"""What commands of all packages have in common on a terminal: how they end once nobody reads, and what a word is."""
 
+import argparse
 import os
+import re
 import select
 import sys
 from collections.abc import Callable
@@ -26,6 +28,11 @@ def until_closed(command: Callable[[], int]) -> int:
         for stream in closed:  # else the interpreter writes what is left there once more at its end
             os.dup2(nowhere, stream.fileno())
         return CLOSED_PIPE
+
+
+def take_axes(parser: argparse.ArgumentParser) -> None:
+    """Words such as -y,x,z are values of its options and arguments, as -1.5 is, and no options."""
+    parser._negative_number_matcher = re.compile(r"-(\d|\.\d|[xyz],)")
 
 
 def _streams() -> list[TextIO]:

@@ -77,7 +77,7 @@ PURE_ROOMS = {name for name, rules in ROOMS.items() if not rules.touch} - {"erro
 LOOP_TIME_ROOMS = {"ble", "sync", "daemon", "demo"}
 MODELS_ALLOWED = {"motion", "bundle", "inference", "monitoring", "recording", "errors"}
 OTHER_PACKAGES = {  # package: rooms of gateway that it may import
-    "converter": MODELS_ALLOWED,
+    "converter": MODELS_ALLOWED | {"console"},
     "firmware_sim": {"profiles", "motion", "recording", "errors", "clock", "console"},
     "models": MODELS_ALLOWED,
 }

@@ -8,7 +8,6 @@ import argparse
 import csv
 import io
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from gateway.bundle import Bundle, load_bundle
 from gateway.cli.output import Progress, write_whole
+from gateway.console import take_axes
 from gateway.errors import InputRejected
 from gateway.inference import Predictor, load_predictor
 from gateway.motion.axes import parse_axes
@@ -82,8 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which axis of the input is the model's x, y and z, such as -y,x,z: its x is the input's -y, its y the "
         "input's x",
     )
-    # argparse takes a word that begins with - for an option unless it matches this: here a number, or axes
-    parser._negative_number_matcher = re.compile(r"-(\d|\.\d|[xyz],)")
+    take_axes(parser)
     add(
         "--any-gravity",
         action="store_true",

@@ -20,7 +20,7 @@ def arguments(small_keras, write_config, tmp_path):
 
 def test_steps_go_to_stderr_and_the_table_to_stdout(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767312000")
-    assert main([*arguments, "--frame=-y,x,z", "--wrist", "left", "--labels", "a, b,c,d"]) == 0
+    assert main([*arguments, "--frame", "-y,x,z", "--wrist", "left", "--labels", "a, b,c,d"]) == 0
     out, err = capsys.readouterr()
     bundle = load_bundle(tmp_path / "bundle")
     steps = "reading folding making asking asking rounding searching asking asking writing done"

@@ -32,6 +32,14 @@ def test_the_csv_is_the_generators_motion_to_the_bit_and_can_be_played_again(tmp
     assert float(rows[-1][0]) == 7.98
 
 
+@pytest.mark.parametrize("written", [["--mounting", "-x,-y,z"], ["--mounting=-x,-y,z"]], ids=" ".join)
+def test_a_mounting_may_begin_with_a_minus(written: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "m.csv"
+    assert main(["motion", "--schedule", "sitting:1", *written, "--csv", str(out)]) == 0
+    made = synthesize([("sitting", 1)], wearer=0, seed=0, person=Person(mounting="-x,-y,z"))
+    assert read_recording([out]).on_grid(50.0).values.tobytes() == made.tobytes()
+
+
 def test_a_plot_shows_all_three_axes_and_a_recording_plots_as_well(tmp_path: Path) -> None:
     made, played, table = tmp_path / "made.png", tmp_path / "played.png", tmp_path / "m.csv"
     assert main(["motion", "--seconds", "5", "--plot", str(made), "--csv", str(table)]) == 0
