@@ -40,7 +40,8 @@ a wearable is described by keys, on the command line as "name=left; seed=1" or i
   duration_s       when to stop sampling (default: schedule or recording once; a schedule is repeated to fill it)
   truth            CSV file for the samples as the device quantized them, by its own clock since the session's first;
                    later sessions in FILE.2.csv and so on. Families that keep nothing have only what they sent, a
-                   session a link; polar-verity-sense has two files, FILE-acc.csv and FILE-gyro.csv
+                   session a link, and a link that sent nothing no file; polar-verity-sense has two files,
+                   FILE-acc.csv and FILE-gyro.csv
   ring             flash ring in samples (default: 500000), reference profile only
   pairing          none, just_works, passkey, numeric, keyboard or refused: how it pairs with a gateway, without which
                    it lets nobody read or write (default: none)

@@ -7,7 +7,7 @@ session's first sample. Each value is the shortest text that gives the same floa
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 import numpy as np
 
@@ -25,15 +25,24 @@ class TruthRejected(InputRejected):
 
 
 class TruthFile:
-    """Raises TruthRejected where the file cannot be written."""
+    """There only once it has a sample; one of an earlier run is gone from the beginning.
+
+    Raises TruthRejected where the file cannot be written, which is found out before there is a sample.
+    """
 
     def __init__(self, path: Path, columns: slice = slice(0, 6)) -> None:
         self._texts = _Texts()
+        self._path, self._columns = path, columns
+        self._file: TextIO | None = None
+        self._open().close()
+        if path.is_file():
+            path.unlink()
+
+    def _open(self) -> TextIO:
         try:
-            self._file = path.open("w", encoding="ascii")
+            return self._path.open("w", encoding="ascii")
         except OSError as error:
-            raise TruthRejected(f"truth {path}: {error.strerror or error}") from None
-        self._file.write(",".join(("timestamp_s", *CHANNELS[columns])) + "\n")
+            raise TruthRejected(f"truth {self._path}: {error.strerror or error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -45,14 +54,21 @@ class TruthFile:
 
     def add(self, taken: Taken) -> None:
         """The session's next samples."""
+        if self._file is None:
+            if not len(taken.values):
+                return
+            self._file = self._open()
+            self._file.write(",".join(("timestamp_s", *CHANNELS[self._columns])) + "\n")
         for at_ns, row in zip(taken.taken_ns.tolist(), taken.values.tolist(), strict=True):
             self._file.write(f"{at_ns / 1e9!r},{','.join([self._texts[value] for value in row])}\n")
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class _Texts(dict[float, str]):

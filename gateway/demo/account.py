@@ -203,7 +203,9 @@ def _told(what: str, things: Iterable[str]) -> Iterable[str]:
 
 
 def truth_rows(path: Path) -> int:
-    """Samples in a truth CSV: its lines without the heading."""
+    """Samples in a truth CSV: its lines without the heading; where there were none there is no file."""
+    if not path.exists():
+        return 0
     with path.open("rb") as lines:
         return max(0, sum(1 for line in lines if line.strip()) - 1)
 

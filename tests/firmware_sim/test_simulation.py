@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_sim.endpoint import CannotListen, Endpoint
+from firmware_sim.families.thingy52 import RAW_UUID
 from firmware_sim.scenario import parse_wearable
 from firmware_sim.simulation import SAMPLES_A_STEP_MAX, Simulation
 from gateway.errors import InputRejected
@@ -152,3 +153,23 @@ def test_an_endpoint_reads_back(host: str, port: int) -> None:
 def test_no_endpoint_is_refused(text: str) -> None:
     with pytest.raises(InputRejected, match=r"expected HOST:PORT or unix:PATH"):
         Endpoint.parse(text)
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_a_link_that_never_streamed_has_no_truth_file(tmp_path: Path) -> None:
+    sim, hand = simulation(f"name=left; profile=thingy52; truth={tmp_path / 't.csv'}")
+    (left,) = sim.wearables
+    left.device.link_up()
+    left.device.subscribed(RAW_UUID, on=True)
+    for hand.now_ns in range(0, 2 * 10**9, 10**8):
+        left.advance()
+    left.device.disconnected()
+    left.device.link_up()  # and nobody subscribes
+    for hand.now_ns in range(2 * 10**9, 4 * 10**9, 10**8):
+        left.advance()
+    sim.close()
+    assert names_in(tmp_path) == ["t.csv"]
+    assert len((tmp_path / "t.csv").read_text().splitlines()) > 1

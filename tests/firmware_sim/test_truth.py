@@ -39,9 +39,18 @@ def test_a_truth_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert rejected.value.exit_code == 2
 
 
+def test_a_session_without_a_sample_has_no_file_and_none_of_an_earlier_run(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("of an earlier run\n")
+    with TruthFile(path) as truth:
+        truth.add(Taken(slice(0, 6), np.zeros(0, np.int64), np.zeros((0, 6), np.float32)))
+        truth.flush()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sensors_that_are_sent_apart_have_a_file_each(tmp_path: Path) -> None:
     truth = Truth(tmp_path / "t.csv", (slice(0, 3), slice(3, 6)))
     truth.add(Taken(slice(3, 6), np.array([5], np.int64), np.array([[1, 2, 3]], np.float32)))
     truth.close()
-    assert (tmp_path / "t-acc.csv").read_text() == "timestamp_s,Ax,Ay,Az\n"
+    assert not (tmp_path / "t-acc.csv").exists()
     assert (tmp_path / "t-gyro.csv").read_text() == "timestamp_s,Gx,Gy,Gz\n5e-09,1.0,2.0,3.0\n"

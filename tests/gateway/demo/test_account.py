@@ -195,6 +195,7 @@ def test_a_gap_frame_brings_no_samples() -> None:
 def test_a_truth_file_has_a_sample_a_line_below_its_heading(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("timestamp_s,Ax,Ay,Az,Gx,Gy,Gz\n0.0,1,2,3,4,5,6\n0.02,1,2,3,4,5,6\n")
     assert truth_rows(tmp_path / "truth.csv") == 2
+    assert truth_rows(tmp_path / "none.csv") == 0  # of a wearable that made no sample
 
 
 def received_line(kind: str, event: object) -> str:
