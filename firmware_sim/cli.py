@@ -43,9 +43,9 @@ a wearable is described by keys, on the command line as "name=left; seed=1" or i
                    session a link, and a link that sent nothing no file; polar-verity-sense has two files,
                    FILE-acc.csv and FILE-gyro.csv
   ring             flash ring in samples (default: 500000), reference profile only
-  pairing          none, just_works, passkey, numeric, keyboard or refused: how it pairs with a gateway, without which
-                   it lets nobody read or write (default: none)
-  passkey          the six digits that it shows, where pairing is passkey
+  pairing          none, just_works, passkey, numeric, keyboard, refused or legacy (Bluetooth 4.0's, by passkey): how it
+                   pairs with a gateway, without which it lets nobody read or write (default: none)
+  passkey          the six digits that it shows, where pairing is passkey or legacy
   privacy_s        it advertises under an address that changes after so many seconds, and that only whoever is paired
                    with it can resolve
   drift_ppm        how much too fast its crystal runs (default: 0)

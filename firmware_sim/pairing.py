@@ -1,9 +1,10 @@
-"""How a simulated wearable pairs: LE Secure Connections, with what it has to show a number or to confirm one.
+"""How a simulated wearable pairs: by LE Secure Connections, with what it has to show a number or to confirm one.
 
 Bluetooth Core 5.4, Vol 3, Part H, 2.3.5.1: what both sides have decides how they pair. Towards a gateway with keyboard
 and display (BlueZ's KeyboardDisplay): `passkey` shows six digits that are typed there; `numeric` shows six digits on
 both sides, which are compared; `keyboard` asks for the six digits that the gateway shows; `just_works` has none of it,
-so nobody knows who is at the other end. `refused` wants a bond and lets nobody make one.
+so nobody knows who is at the other end. `refused` wants a bond and lets nobody make one. `legacy` shows six digits too,
+but knows only the pairing of Bluetooth 4.0, whose keys an eavesdropper finds within seconds.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ class Pairing(StrEnum):
     NUMERIC = "numeric"
     KEYBOARD = "keyboard"
     REFUSED = "refused"
+    LEGACY = "legacy"
 
 
 _CAPABILITY = {
@@ -33,6 +35,7 @@ _CAPABILITY = {
     Pairing.NUMERIC: PairingDelegate.DISPLAY_OUTPUT_AND_YES_NO_INPUT,
     Pairing.KEYBOARD: PairingDelegate.KEYBOARD_INPUT_ONLY,
     Pairing.REFUSED: PairingDelegate.NO_OUTPUT_NO_INPUT,
+    Pairing.LEGACY: PairingDelegate.DISPLAY_OUTPUT_ONLY,
 }
 _Permissions = Characteristic.Permissions
 _PROTECTED = _Permissions.READ_REQUIRES_ENCRYPTION | _Permissions.WRITE_REQUIRES_ENCRYPTION
@@ -83,7 +86,7 @@ def pair_as(device: Device, pairing: Pairing, passkey: int, keypad: Keypad) -> N
 
     def configuration(_connection: Connection) -> PairingConfig:
         return PairingConfig(
-            sc=True,
+            sc=pairing is not Pairing.LEGACY,
             mitm=pairing is not Pairing.JUST_WORKS,
             bonding=True,
             delegate=_Panel(pairing, passkey, keypad),

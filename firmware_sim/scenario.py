@@ -106,7 +106,7 @@ class WearableSpec(BaseModel):
     truth: Path | None = None
     ring: Annotated[int, Field(ge=CAPACITY_MIN, lt=2**32)] = 500_000
     drift_ppm: Annotated[float, Field(ge=-10_000, le=10_000)] = 0.0
-    pairing: Literal["none", "just_works", "passkey", "numeric", "keyboard", "refused"] = "none"
+    pairing: Literal["none", "just_works", "passkey", "numeric", "keyboard", "refused", "legacy"] = "none"
     """As firmware_sim.pairing has it."""
     passkey: Annotated[int, Field(ge=0, le=999_999)] | None = None
     privacy_s: Annotated[float, Field(gt=0, le=DURATION_S_MAX, allow_inf_nan=False)] | None = None
@@ -124,8 +124,8 @@ class WearableSpec(BaseModel):
         for fault in self.faults:
             if fault.name in cannot:
                 raise ValueError(f"faults: {self.profile} cannot have {fault.name!r}: {cannot[fault.name]}")
-        if (self.passkey is None) != (self.pairing != "passkey"):
-            raise ValueError("passkey: six digits where pairing is passkey, and only there")
+        if (self.passkey is None) != (self.pairing not in {"passkey", "legacy"}):
+            raise ValueError("passkey: six digits where pairing is passkey or legacy, and only there")
         if self.privacy_s is not None and self.pairing == "none":
             raise ValueError("privacy_s: only who is paired can know it by a changing address; say how it pairs")
         if (self.accelerometer is None) != (self.gyroscope is None):

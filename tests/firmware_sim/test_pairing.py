@@ -105,6 +105,14 @@ async def test_a_wrong_passkey_pairs_nothing(meet: Meet) -> None:
         await asyncio.wait_for(connection.pair(), 10)
 
 
+@pytest.mark.parametrize(("wearable", "secure"), [("passkey", True), ("legacy", False)])
+async def test_only_legacy_pairing_makes_no_key_of_secure_connections(meet: Meet, wearable: str, secure: bool) -> None:
+    simulation, central = await meet(f"pairing={wearable}; passkey=123456", Keyboard(123456))
+    connection = await connected(simulation, central)
+    await asyncio.wait_for(connection.pair(), 10)
+    assert connection.sc == secure
+
+
 async def test_a_wearable_that_forgot_its_bonds_knows_the_central_no_more(meet: Meet) -> None:
     simulation, central = await meet("pairing=numeric", Keyboard(0))
     await asyncio.wait_for((await connected(simulation, central)).pair(), 10)
@@ -183,10 +191,10 @@ async def test_a_control_request_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("wearable", "said"),
     [
-        ("pairing=passkey", "passkey: six digits where pairing is passkey"),
-        ("passkey=123456", "passkey: six digits where pairing is passkey"),
+        ("pairing=passkey", "passkey: six digits where pairing is passkey or legacy"),
+        ("passkey=123456", "passkey: six digits where pairing is passkey or legacy"),
         ("pairing=passkey; passkey=1000000", "passkey: .*less than or equal to 999999"),
-        ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey', 'numeric', 'keyboard' or 'refused'"),
+        ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey', 'numeric', 'keyboard', 'refused' or 'legacy'"),
         ("privacy_s=5", "privacy_s: only who is paired can know it by a changing address; say how it pairs"),
         ("pairing=numeric; privacy_s=0", "privacy_s: .*greater than 0"),
     ],
