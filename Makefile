@@ -54,7 +54,7 @@ lint: $(DEV_DONE) ## style and types alone
 	@$(DEV)/bin/mypy --no-error-summary
 
 test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; half an hour, 3 GB in build/)
-	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m vm --verbose $(ARGS)
+	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m 'vm and not soak' --verbose $(ARGS)
 
 # What the tests use and pip cannot bring: $(call installed,COMMAND,PACKAGES,WHAT IS LEFT OUT WITHOUT THEM)
 define installed

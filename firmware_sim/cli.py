@@ -61,6 +61,7 @@ example:
 The control channel takes JSON lines, each answered with the status of all wearables:
   {"op": "status"}   {"op": "stop"}   {"op": "out_of_range", "wearable": "left", "on": true}
   {"op": "reboot", "wearable": "left"}   {"op": "forget_bonds", "wearable": "left"}
+  {"op": "silent", "wearable": "left", "on": true}
   {"op": "impostor", "wearable": "left", "on": true}: another device with its name and address, and none of its keys
   {"op": "type", "wearable": "left", "digits": 123456}: on one with pairing=keyboard
   {"op": "signal", "wearable": "left", "host": 2, "dbm": -75, "sigma_db": 4}   how strongly the second host that

@@ -106,6 +106,7 @@ class Peripheral:
         self.links_max = 0
         """Most links at once since the start."""
         self._advertise_again = asyncio.Event()
+        self._silent = False
         self._controller: Controller = radio.wearable(name)
         self._controller.losing = lambda: faults.loses(now_ns())
         configuration = DeviceConfiguration(
@@ -182,6 +183,10 @@ class Peripheral:
         """on: every link is lost without a farewell, and nobody hears the wearable until it is off again."""
         self._ordered_away = on
         self._set_reach()
+
+    def silent(self, on: bool) -> None:
+        """on: what it notifies of reaches nobody, though its links stand and it answers; as firmware that hangs."""
+        self._silent = on
 
     def suffer(self) -> None:
         """Plays what the radio's faults have due: a link that dies, a wearable that goes away or comes back."""
@@ -373,6 +378,8 @@ class Peripheral:
             if notification is None:
                 return False
             uuid, frame = notification
+            if self._silent:
+                continue
             if self._bumble.gatt_server.read_cccd(connection, self._characteristics[uuid])[0] & 1:
                 self._delayed = sorted([*self._delayed, *self._faults.pass_(now_ns, uuid, frame)], key=itemgetter(0))
         self._deliver(connection, now_ns)

@@ -36,7 +36,7 @@ SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
 FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
-CONTROL_OPS = ("status", "out_of_range", "stop", "reboot", "forget_bonds", "impostor", "type", "signal")
+CONTROL_OPS = ("status", "out_of_range", "silent", "stop", "reboot", "forget_bonds", "impostor", "type", "signal")
 
 
 class RequestRejected(Exception):
@@ -299,7 +299,7 @@ class Simulation:
         match request.get("op"):
             case "status":
                 pass
-            case ("out_of_range" | "impostor") as op:
+            case ("out_of_range" | "silent" | "impostor") as op:
                 on = request.get("on")
                 if not isinstance(on, bool):
                     raise RequestRejected(f"{op}: on is {on!r}, expected true or false")

@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("tflite-runtime"))
         if item.path.is_relative_to(REPOSITORY / "tests" / "e2e"):
             item.add_marker(pytest.mark.xdist_group("e2e"))
-        if item.path.is_relative_to(REPOSITORY / "tests" / "vm"):
+        if "image" in getattr(item, "fixturenames", ()) and item.path.is_relative_to(REPOSITORY / "tests" / "vm"):
             item.add_marker(pytest.mark.vm)
 
 

@@ -78,6 +78,10 @@ class SimulatorControl:
     async def out_of_range(self, wearable: str, on: bool) -> None:
         await self._ask("out_of_range", wearable=wearable, on=on)
 
+    async def silent(self, wearable: str, on: bool) -> None:
+        """Its link stands, but it notifies of nothing."""
+        await self._ask("silent", wearable=wearable, on=on)
+
     async def reboot(self, wearable: str) -> None:
         """A new session begins; the ring is kept."""
         await self._ask("reboot", wearable=wearable)

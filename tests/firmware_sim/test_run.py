@@ -201,6 +201,15 @@ async def test_a_wearable_streams_serves_its_backlog_and_returns_from_out_of_ran
         assert [struct.unpack_from("<I", frame, 8)[0] for frame in live] == [live_first + 19 * k for k in range(5)]
         assert [struct.unpack_from("<H", frame, 4)[0] for frame in live] == list(range(5))
 
+        await running.ask(op="silent", wearable="left", on=True)
+        while not link.live.empty():
+            link.live.get_nowait()
+        assert struct.unpack("<Q", (await link.read(INFO))[-24:-16])[0] == session  # the link stands, and it answers
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.live.get(), 0.5)  # of 25 frames
+        await running.ask(op="silent", wearable="left", on=False)
+        await asyncio.wait_for(link.live.get(), WITHIN_S)
+
         await running.ask(op="out_of_range", wearable="left", on=True)
         assert await asyncio.wait_for(link.lost, WITHIN_S) == LINK_LOST
         host.seen.clear()

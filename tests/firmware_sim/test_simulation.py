@@ -87,10 +87,11 @@ async def test_faults_of_firmware_and_sensor_come_when_they_are_due(tmp_path: Pa
 
 REFUSED = [
     ([], "expected a JSON object"),
-    ({}, "unknown op None: expected one of status, out_of_range, stop, reboot"),
+    ({}, "unknown op None: expected one of status, out_of_range, silent, stop, reboot"),
     ({"op": "dance"}, "unknown op 'dance'"),
     ({"op": ["status"]}, "unknown op ['status']"),
     ({"op": "out_of_range", "wearable": "left"}, "out_of_range: on is None, expected true or false"),
+    ({"op": "silent", "wearable": "left", "on": 1}, "silent: on is 1, expected true or false"),
     ({"op": "out_of_range", "wearable": "x", "on": True}, "no wearable 'x': there are left"),
     ({"op": "stop", "wearable": 3}, "no wearable 3: there are left"),
     ({"op": "reboot"}, "no wearable None: there are left"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,13 @@ BUNDLE = Path("/opt/fidget-gateway/bundle")
 
 
 @pytest.fixture(scope="session")
-def image() -> images.Image:
-    """Debian 13's; skips where none can be built."""
-    lacking = images.missing()
+def image(request: pytest.FixtureRequest) -> images.Image:
+    """Debian 13's, or by parameter another one of images.KINDS; skips where it cannot be built."""
+    name = getattr(request, "param", "trixie")
+    lacking = images.missing(name)
     if lacking:
         pytest.skip(f"no virtual machine: {lacking}")
-    return images.image("trixie", lambda line: print(line, flush=True))
+    return images.image(name, lambda line: print(line, flush=True))
 
 
 @dataclass
@@ -40,13 +41,16 @@ class Guest:
     async def shell(self, words: str, within_s: float = 60.0) -> str:
         return await asyncio.to_thread(self.machine.command, words, within_s=within_s)
 
+    async def write(self, path: str, content: str) -> None:
+        await asyncio.to_thread(self.machine.write, path, content)
+
     async def plug_in(self) -> None:
         """hci0, by the virtual radio outside."""
         await self.shell("systemctl start virtual-adapter && systemctl start bluetooth")
         await self.until("bluetoothctl show | grep -q 'Powered: yes' || bluetoothctl power on", "the adapter is on")
 
-    async def configure(self, **settings: dict[str, object]) -> None:
-        """The daemon's configuration, by the addresses of the wearables outside."""
+    async def configure(self, only: Sequence[str] | None = None, **settings: dict[str, object]) -> None:
+        """The daemon's configuration, by the addresses of the wearables outside. only: of these; None of all."""
         assert self.path.control is not None
         defaults: dict[str, dict[str, object]] = {
             "gateway": {"state_dir": "/var/lib/fidget-gateway"},
@@ -59,12 +63,10 @@ class Guest:
             bundle=BUNDLE,
             radio=None,
             broker=self.broker,
-            wearables=await self.path.control.status(),
+            wearables=[w for w in await self.path.control.status() if only is None or w.name in only],
             settings={name: defaults.get(name, {}) | settings.get(name, {}) for name in {*defaults, *settings}},
         )
-        await asyncio.to_thread(
-            self.machine.write, "/etc/fidget-gateway/gateway.toml", self.path.files.configuration.read_text()
-        )
+        await self.write("/etc/fidget-gateway/gateway.toml", self.path.files.configuration.read_text())
 
     async def start(self) -> None:
         await self.shell("systemctl start fidget-gateway", 120)

@@ -1,6 +1,6 @@
 """The guest: Debian with systemd, BlueZ and mosquitto, this tree's daemon installed as the README says, booted once.
 
-    python -m tests.vm.image [--release trixie]
+    python -m tests.vm.image [trixie | bookworm | trixie-arm64]
 
 Built into build/vm in two steps, each again when what goes into it changes: from Debian's packages and the wheels that
 the daemon needs RELEASE-DIGEST/base, booted once; from that and this tree RELEASE-DIGEST/DIGEST, with the daemon. A
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.machine import Machine
+from tests.vm.machine import BOARDS, EQUIPMENT, Machine
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "vm"
@@ -37,11 +37,14 @@ TOOLS = {
 }
 """On this machine, and the Debian package of each."""
 PACKAGES = tuple(dict.fromkeys([*TOOLS.values(), "ipxe-qemu", "seabios", "zstd"]))
+ARM_TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static"}
+"""For a guest of arm64 besides."""
+ARM_PACKAGES = (*ARM_TOOLS.values(), "binfmt-support")
 PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
-"""The releases that can be guests, and their Python."""
+"""Debian's releases, and their Python."""
 INCLUDED = (
     *("systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server"),
-    *("bluez", "rfkill", "python3-venv", "mosquitto", "sqlite3", "initramfs-tools", "zstd", "linux-image-amd64"),
+    *("bluez", "rfkill", "python3-venv", "mosquitto", "mosquitto-clients", "sqlite3", "initramfs-tools", "zstd"),
 )
 LEFT_OUT = (
     *("drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/net/ethernet", "drivers/infiniband"),
@@ -51,7 +54,9 @@ LEFT_OUT = (
 """Of the kernel's modules: 200 MB that no guest needs."""
 INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", "pyproject.toml", "constraints.txt")
 """Of this tree, what the guest's installation comes from."""
-PLATFORMS = tuple(f"manylinux{v}_x86_64" for v in ("_2_28", "_2_27", "_2_17", "2014", "1"))
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""The architectures by Debian's names, and by those of wheels."""
+MANYLINUX = ("_2_34", "_2_31", "_2_28", "_2_27", "_2_17", "2014", "1")
 DISK = "2G"
 DISK_LABEL_OPTIONS = "^metadata_csum_seed"
 
@@ -63,48 +68,65 @@ class CannotBuild(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """Of a guest."""
+
+    release: str
+    architecture: str = "amd64"
+
+
+KINDS = {"trixie": Kind("trixie"), "bookworm": Kind("bookworm"), "trixie-arm64": Kind("trixie", "arm64")}
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """base: a folder with vmlinuz, initrd, base.img, key. disk: over base.img, with the snapshot SNAPSHOT."""
 
     base: Path
     disk: Path
+    architecture: str = "amd64"
 
     def file(self, name: str) -> Path:
         return self.base / name
 
 
-def missing() -> str | None:
-    """What keeps this machine from building and running guests; None where nothing does."""
-    absent = [package for tool, package in TOOLS.items() if shutil.which(tool, path=_path()) is None]
-    if absent:
-        return f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+def missing(name: str = "trixie") -> str | None:
+    """What keeps this machine from building and running such guests; None where nothing does."""
+    arm = KINDS[name].architecture == "arm64"
+    tools, packages = (TOOLS | ARM_TOOLS, PACKAGES + ARM_PACKAGES) if arm else (TOOLS, PACKAGES)
+    if any(shutil.which(tool, path=_path()) is None for tool in tools):
+        return f"apt-get install --no-install-recommends {' '.join(packages)}"
     return None if os.geteuid() == 0 else "building a guest needs root"
 
 
-def image(release: str = "trixie", say: Say = lambda _: None) -> Image:
-    """From the cache, or built, which takes three minutes, and half a minute where only the daemon has changed.
+def image(name: str = "trixie", say: Say = lambda _: None) -> Image:
+    """One of KINDS, from the cache, or built, which takes three minutes (arm64: twenty), and half a minute where only
+    the daemon has changed.
 
     Raises CannotBuild.
     """
-    lacking = missing()
+    lacking = missing(name)
     if lacking:
         raise CannotBuild(lacking)
+    kind = KINDS[name]
     began = time.monotonic()
 
     def step(what: str) -> None:
-        say(f"{time.monotonic() - began:4.0f} s  {release}: {what}")
+        say(f"{time.monotonic() - began:4.0f} s  {name}: {what}")
 
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    # a snapshot is one version's of QEMU
-    family = CACHE / f"{release}-{_digest(['constraints.txt'], *needed, _run('qemu-system-x86_64', '--version'))}"
+    board = BOARDS[kind.architecture]
+    # a snapshot is one board's, and one version's of QEMU
+    digest = _digest(["constraints.txt"], *needed, *board, *EQUIPMENT, _run(board[0], "--version"))
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _made(family / "base", f"{release}-*", CACHE, lambda folder: _build_base(release, folder, step))
-        base = Image(family / "base", family / "base" / "disk.qcow2")
+        family = CACHE / f"{name}-{digest}"
+        _made(family / "base", f"{name}-{'?' * len(digest)}", CACHE, lambda folder: _build_base(kind, folder, step))
+        base = Image(family / "base", family / "base" / "disk.qcow2", kind.architecture)
         with_daemon = family / _digest(INSTALLED)
         _made(with_daemon, "*", family, lambda folder: _install(base, folder, step))
-    return Image(base.base, with_daemon / "disk.qcow2")
+    return Image(base.base, with_daemon / "disk.qcow2", kind.architecture)
 
 
 def _made(folder: Path, siblings: str, where: Path, make: Callable[[Path], None]) -> None:
@@ -135,20 +157,21 @@ def _digest(names: Sequence[str], *more: str) -> str:
     return seen.hexdigest()[:12]
 
 
-def _build_base(release: str, folder: Path, step: Say) -> None:
+def _build_base(kind: Kind, folder: Path, step: Say) -> None:
     step("the wheels that the daemon needs")
     wheels = folder / "wheels"
     own = _wheel(wheels)
-    python = PYTHONS[release]
+    python = PYTHONS[kind.release]
+    platforms = [*(f"manylinux{version}_{MACHINES[kind.architecture]}" for version in MANYLINUX), "any"]
     tags = ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
-    tags += ["--abi", "abi3", "--abi", "none", *(word for p in (*PLATFORMS, "any") for word in ("--platform", p))]
+    tags += ["--abi", "abi3", "--abi", "none", *(word for platform in platforms for word in ("--platform", platform))]
     constrained = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--dest", wheels]
     _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", *constrained, *tags, own)
 
     step("Debian's packages")
     root = folder / "root"
     sources = folder / "sources"
-    sources.write_text(_sources(release))
+    sources.write_text(_sources(kind.release))
     left_out = [f"/usr/lib/modules/*/kernel/{part}/*" for part in LEFT_OUT]
     left_out += ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
@@ -159,10 +182,11 @@ def _build_base(release: str, folder: Path, step: Say) -> None:
     _run(
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false"),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
-        f"--include={','.join(INCLUDED)}",
+        f"--architecture={kind.architecture}",
+        f"--include={','.join([*INCLUDED, f'linux-image-{kind.architecture}'])}",
         *(f"--customize-hook={hook}" for hook in hooks),
         '--customize-hook=chroot "$1" sh /usr/local/sbin/set_up.sh',
-        *(release, str(root), str(sources)),
+        *(kind.release, str(root), str(sources)),
     )
 
     step("the disk")
@@ -176,7 +200,7 @@ def _build_base(release: str, folder: Path, step: Say) -> None:
     _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", folder / "base.img", "-F", "raw", disk)
 
     step("booting it once")
-    machine = Machine(Image(folder, disk), folder)
+    machine = Machine(Image(folder, disk, kind.architecture), folder)
     machine.boot()
     try:
         machine.wait_up()
@@ -242,10 +266,10 @@ def _run(*words: str | Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--release", choices=PYTHONS, default="trixie")
+    parser.add_argument("name", choices=KINDS, default="trixie", nargs="?")
     args = parser.parse_args()
     try:
-        made = image(args.release, lambda line: print(line, file=sys.stderr, flush=True))
+        made = image(args.name, lambda line: print(line, file=sys.stderr, flush=True))
     except CannotBuild as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

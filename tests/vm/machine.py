@@ -24,6 +24,18 @@ COMMAND_S = 60.0
 OUTSIDE = "10.0.2.100"
 """The address at which the guest finds what runs outside."""
 PIPE = Path(__file__).parent / "pipe.py"
+BOARDS = {
+    "amd64": ("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"),
+    # a Raspberry Pi 4's cores
+    "arm64": ("qemu-system-aarch64", "-M", "virt,gic-version=3", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"),
+}
+"""By Debian's name of the architecture: QEMU's command and the board; a snapshot fits no other."""
+EQUIPMENT = (
+    *("-smp", "2", "-m", str(MEMORY_MB), "-nodefaults", "-display", "none", "-no-reboot"),
+    *("-device", "pcie-root-port,id=spare,chassis=1,slot=1"),
+)
+"""Of every board. spare: where a disk can be plugged in."""
+CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 
 class GuestFailed(Exception):
@@ -58,17 +70,15 @@ class Machine:
         self.command(f"date -s @{time.time():.3f}")
 
     def _start(self, more: list[str], kernel_words: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._ssh_port = free.getsockname()[1]
+        self._ssh_port = _free_port()
         ways = "".join(
             f",guestfwd=tcp:{OUTSIDE}:{port}-cmd:{sys.executable} {PIPE} {local}"
             for port, local in self._outside.items()
         )
-        words = f"root=/dev/vda rw console=ttyS0 quiet mitigations=off net.ifnames=0 {kernel_words}"
+        console = CONSOLES[self._image.architecture]
+        words = f"root=/dev/vda rw console={console} quiet mitigations=off net.ifnames=0 {kernel_words}"
         argv = [
-            *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2"),
-            *("-m", str(MEMORY_MB), "-nodefaults", "-display", "none", "-no-reboot"),
+            *(*BOARDS[self._image.architecture], *EQUIPMENT),
             *("-kernel", str(self._image.file("vmlinuz")), "-initrd", str(self._image.file("initrd"))),
             *("-append", words, "-drive", f"file={self.disk},if=none,id=d0", "-device", "virtio-blk-pci,drive=d0"),
             *("-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self._ssh_port}-:22{ways}"),
@@ -143,11 +153,29 @@ class Machine:
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
             "ConnectTimeout": "5",
+            # one connection for all commands: without KVM its keys alone take the guest most of a second
+            "ControlMaster": "auto",
+            "ControlPath": self._folder / "ssh-%p",
+            "ControlPersist": "600",
         }
         said = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         return ["ssh", *said, "-p", str(self._ssh_port), "root@127.0.0.1"]
 
     # Its board.
+
+    def reach(self, port: int) -> int:
+        """The local port behind which a TCP port of the guest answers from now on."""
+        local = _free_port()
+        words = f"hostfwd_add n0 tcp:127.0.0.1:{local}-:{port}"
+        if answer := self.monitor("human-monitor-command", **{"command-line": words}):
+            raise GuestFailed(f"{words}: {answer}")
+        return local
+
+    def plug_in_disk(self, socket_: Path) -> None:
+        """What an NBD server on that socket serves; the guest sees it as /dev/vdb."""
+        server = {"type": "unix", "path": str(socket_)}
+        self.monitor("blockdev-add", **{"driver": "nbd", "node-name": "plugged", "server": server})
+        self.monitor("device_add", driver="virtio-blk-pci", drive="plugged", bus="spare")
 
     def monitor(self, execute: str, **arguments: Any) -> Any:
         """One command of QEMU's QMP, and its answer."""
@@ -165,3 +193,10 @@ class Machine:
             if "error" in answer:
                 raise GuestFailed(f"{execute}: {answer['error']['desc']}")
             return answer["return"]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from tests.vm.machine import GuestFailed
+from tests.vm.test_bluez import both
 from tests.vm.test_short import CONFIG, GATEWAY, PASSKEY, all_arrives, said
 
 
+@both
 @pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_a_passkey_pairs_beside_the_running_daemon_and_then_all_arrives(guest: Any) -> None:
     await guest.configure()
@@ -20,6 +22,9 @@ async def test_a_passkey_pairs_beside_the_running_daemon_and_then_all_arrives(gu
     code, text = await said(guest, "pair left", "123456\\n")
     assert (code, "left: paired" in text) == (0, True), text
     assert "yes" in (await said(guest, "wearables"))[1]
+    assert await said(guest, "forget left") == (0, "left: forgotten\n")
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert (code, "left: paired" in text) == (0, True), f"the wearable still has the old bond: {text}"
     await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 4, 120, "windows arrive")
     await guest.shell("systemctl restart bluetooth")
     seen = len(guest.path.prediction_ids())
@@ -50,6 +55,7 @@ async def test_nobody_pairs_just_so_unless_it_is_allowed(guest: Any) -> None:
     await all_arrives(guest)
 
 
+@both
 @pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(guest: Any) -> None:
     await guest.configure()
@@ -67,3 +73,29 @@ async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(g
     code, text = await said(guest, "pair left --passkey 123456")
     assert code == 0, text
     await all_arrives(guest)
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [{"old": 'pairing = "legacy"\npasskey = 123456', "left": PASSKEY}],
+    indirect=True,
+    ids=["legacy and passkey"],
+)
+async def test_secure_connections_only_lets_no_legacy_pairing_in(guest: Any) -> None:
+    await guest.configure()
+    code, text = await said(guest, "pair old --passkey 123456")
+    assert (code, "old: paired" in text) == (0, True), text
+    assert await said(guest, "forget old") == (0, "old: forgotten\n")
+    await guest.shell(
+        "sed -i 's/^.*SecureConnections = .*/SecureConnections = only/' /etc/bluetooth/main.conf"
+        " && grep -q '^SecureConnections = only' /etc/bluetooth/main.conf && systemctl restart bluetooth"
+    )
+    await guest.until("bluetoothctl show | grep -q 'Powered: yes' || bluetoothctl power on", "the adapter is on")
+    code, text = await said(guest, "pair old --passkey 123456")
+    assert (code, "pairing failed" in text) == (1, True), text
+    assert "Device" not in await guest.shell("bluetoothctl devices Paired")
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert (code, "left: paired" in text) == (0, True), text
+    await guest.start()
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 2, 120, "windows arrive")
+    assert {source.rsplit(":", 1)[1] for source, _ in guest.path.prediction_ids()} == {"left"}

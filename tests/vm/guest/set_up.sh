@@ -8,7 +8,7 @@ home=$(getent passwd root | cut -d: -f6)
 mkdir -p "$home/.ssh"
 install -m 600 /tmp/key.pub "$home/.ssh/authorized_keys"
 printf '[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\n' > /etc/systemd/network/eth0.network
-echo hci_vhci > /etc/modules-load.d/bluetooth.conf
+[ "$(dpkg --print-architecture)" = arm64 ] || echo hci_vhci > /etc/modules-load.d/bluetooth.conf
 echo '/dev/vda / ext4 rw,noatime 0 1' > /etc/fstab
 mkdir -p /etc/initramfs-tools/conf.d
 printf 'MODULES=list\nCOMPRESS=zstd\n' > /etc/initramfs-tools/conf.d/guest
@@ -16,7 +16,7 @@ printf 'virtio_pci\nvirtio_blk\next4\n' >> /etc/initramfs-tools/modules
 update-initramfs -u > /dev/null
 
 cat > /etc/systemd/system/virtual-adapter.service <<'UNIT'
-# hci0: the virtual radio outside, by way of /dev/vhci.
+# hci0: the virtual radio outside, by way of /dev/vhci or btattach.
 [Service]
 ExecStart=/usr/bin/python3 /usr/local/sbin/vhci_bridge.py 10.0.2.100 9000
 Restart=always

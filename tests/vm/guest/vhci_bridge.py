@@ -1,4 +1,5 @@
-"""An HCI controller behind a TCP connection becomes this machine's adapter, by the kernel's /dev/vhci.
+"""An HCI controller behind a TCP connection becomes this machine's adapter, by the kernel's /dev/vhci; where the kernel
+has none, as Debian's for arm64, by a pseudo-terminal that btattach takes for a serial controller.
 
     python3 vhci_bridge.py HOST PORT
 
@@ -9,7 +10,9 @@ Part A, 2); /dev/vhci gives and takes one a call (the kernel's drivers/bluetooth
 import os
 import selectors
 import socket
+import subprocess
 import sys
+import tty
 
 LENGTHS = {0x02: (3, 2), 0x03: (3, 1), 0x04: (2, 1), 0x05: (3, 2)}
 """By type of packet: where its length stands, and in how many bytes. ACL, SCO, event, ISO."""
@@ -35,6 +38,34 @@ def main(host: str, port: int) -> int:
     controller = socket.create_connection((host, port), 10)
     controller.settimeout(None)
     controller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return by_vhci(controller) if os.path.exists("/dev/vhci") else by_serial_line(controller)
+
+
+def by_serial_line(controller: socket.socket) -> int:
+    line, end = os.openpty()
+    tty.setraw(end)
+    attached = subprocess.Popen(["btattach", "-B", os.ttyname(end), "-P", "h4"])
+    ready = selectors.DefaultSelector()
+    ready.register(controller, selectors.EVENT_READ)
+    ready.register(line, selectors.EVENT_READ)
+    try:
+        while attached.poll() is None:
+            for key, _ in ready.select(1.0):
+                data = controller.recv(65536) if key.fileobj is controller else os.read(line, 65536)
+                if not data:
+                    return 1
+                if key.fileobj is line:
+                    controller.sendall(data)
+                    continue
+                while data:
+                    data = data[os.write(line, data) :]
+    finally:
+        attached.terminate()
+        attached.wait()
+    return 1
+
+
+def by_vhci(controller: socket.socket) -> int:
     kernel = os.open("/dev/vhci", os.O_RDWR)
     os.write(kernel, CREATE)
     ready = selectors.DefaultSelector()
