@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vm soak lint bench demo-model clean brokers vm-tools
+.PHONY: help setup demo test test-vm test-arm soak lint bench demo-model clean brokers vm-tools arm-tools
 
 PYTHON ?= python3
 ARGS ?=
@@ -56,6 +56,9 @@ lint: $(DEV_DONE) ## style and types alone
 test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; half an hour, 3 GB in build/)
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m 'vm and not soak' --verbose $(ARGS)
 
+test-arm: $(DEV_DONE) vm-tools arm-tools ## the same on arm64, emulated: wheels, bundle, daemon (root; half an hour to build, once)
+	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m arm --verbose $(ARGS)
+
 # What the tests use and pip cannot bring: $(call installed,COMMAND,PACKAGES,WHAT IS LEFT OUT WITHOUT THEM)
 define installed
 	@export PATH="$$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive; \
@@ -75,6 +78,9 @@ brokers:
 
 vm-tools:
 	$(call installed,qemu-system-x86_64 qemu-img mmdebstrap mke2fs ssh,qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap zstd e2fsprogs openssh-client,the tests marked vm)
+
+arm-tools:
+	$(call installed,qemu-system-aarch64 qemu-aarch64-static,qemu-system-arm qemu-user-static binfmt-support,the tests marked arm)
 
 bench: $(DEV_DONE) ## measurements, as ratios within one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(DEV)/bin/python "$$file"; done

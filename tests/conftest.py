@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(REPOSITORY / "tests" / "e2e"):
             item.add_marker(pytest.mark.xdist_group("e2e"))
         if "image" in getattr(item, "fixturenames", ()) and item.path.is_relative_to(REPOSITORY / "tests" / "vm"):
-            item.add_marker(pytest.mark.vm)
+            item.add_marker(pytest.mark.arm if item.path.name == "test_arm.py" else pytest.mark.vm)
 
 
 # What a run says of itself at its end: the time of each area, and what became of the tests that need something.

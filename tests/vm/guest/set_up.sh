@@ -8,7 +8,11 @@ home=$(getent passwd root | cut -d: -f6)
 mkdir -p "$home/.ssh"
 install -m 600 /tmp/key.pub "$home/.ssh/authorized_keys"
 printf '[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\n' > /etc/systemd/network/eth0.network
-[ "$(dpkg --print-architecture)" = arm64 ] || echo hci_vhci > /etc/modules-load.d/bluetooth.conf
+case $(dpkg --print-architecture) in
+  arm64) adapter=hci_uart ;; # Debian's kernel has no hci_vhci there
+  *) adapter=hci_vhci ;;
+esac
+echo $adapter > /etc/modules-load.d/bluetooth.conf
 echo '/dev/vda / ext4 rw,noatime 0 1' > /etc/fstab
 mkdir -p /etc/initramfs-tools/conf.d
 printf 'MODULES=list\nCOMPRESS=zstd\n' > /etc/initramfs-tools/conf.d/guest
