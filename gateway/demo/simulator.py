@@ -90,6 +90,10 @@ class SimulatorControl:
         """It has no bond any more, and loses its link."""
         await self._ask("forget_bonds", wearable=wearable)
 
+    async def impostor(self, wearable: str, on: bool) -> None:
+        """Another device with its name and address is there instead, which lacks its keys and lets everybody read."""
+        await self._ask("impostor", wearable=wearable, on=on)
+
     async def stop_sampling(self) -> None:
         """Closes the partial last frames and writes the truth; the radio stays up, so that backlogs drain."""
         await self._ask("stop")
