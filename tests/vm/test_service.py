@@ -12,8 +12,8 @@ from tests.vm.test_short import all_arrives
 
 UNIT = "fidget-gateway"
 EXPOSURE_MAX, EXPOSURE_WITH_BROKER_MAX = 1.1, 1.0
-"""systemd's own score, from 0, shut in, to 10: of the unit that ships, and where only the broker's address may be spoken
-to. What is left: the network, D-Bus' socket, /proc/cpuinfo, and the real-time clock to read, as ProtectClock has it."""
+"""systemd's own score, from 0, shut in, to 10: of the unit that ships, and where it may speak to the broker's address
+alone. What is left: the network, D-Bus' socket, /proc/cpuinfo, and the real-time clock to read (ProtectClock)."""
 
 
 async def shut_in(guest: Any, broker: str) -> None:
