@@ -142,16 +142,14 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_daemon_that_is_killed(running: Any, moment: str) -> None:
     rule, word = MOMENTS[moment]
-    for _ in range(2):
-        await running.shell("systemctl stop fidget-gateway")
-        await running.shell(
-            "systemctl start --no-block fidget-gateway;"
-            f' timeout 60 dbus-monitor --system "{rule}"'
-            f" | {{ grep -m 1 -q '{word}' && systemctl kill --signal=KILL fidget-gateway; killed=$?;"
-            " pkill -x dbus-monitor; exit $killed; }",
-            90,
-        )
-    assert int(await running.shell("systemctl show -p NRestarts --value fidget-gateway")) >= 1
+    await running.shell("systemctl stop fidget-gateway")
+    await running.shell(
+        "systemctl start --no-block fidget-gateway;"
+        f' timeout 60 dbus-monitor --system "{rule}"'
+        f" | {{ grep -m 1 -q '{word}' && systemctl kill --signal=KILL fidget-gateway; killed=$?;"
+        " pkill -x dbus-monitor; exit $killed; }",
+        90,
+    )
     await streaming(running, 2)
     await all_arrives(running)
 
