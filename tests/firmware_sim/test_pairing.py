@@ -193,10 +193,10 @@ async def test_a_control_request_that_makes_no_sense_is_refused(
     [
         ("pairing=passkey", "passkey: six digits where pairing is passkey or legacy"),
         ("passkey=123456", "passkey: six digits where pairing is passkey or legacy"),
-        ("pairing=passkey; passkey=1000000", "passkey: .*less than or equal to 999999"),
+        ("pairing=passkey; passkey=1000000", "passkey: expected at most 999999, found '1000000'"),
         ("pairing=maybe", "pairing: .*'none', 'just_works', 'passkey', 'numeric', 'keyboard', 'refused' or 'legacy'"),
         ("privacy_s=5", "privacy_s: only who is paired can know it by a changing address; say how it pairs"),
-        ("pairing=numeric; privacy_s=0", "privacy_s: .*greater than 0"),
+        ("pairing=numeric; privacy_s=0", "privacy_s: expected more than 0, found '0'"),
     ],
 )
 def test_what_cannot_be_is_refused(wearable: str, said: str) -> None:
