@@ -18,6 +18,7 @@ on this path. Sensor frame: as the vendor draws it on the case (unverified at th
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,8 +37,9 @@ def _uuid(number: int) -> str:
 SERVICE, CONTROL, MEDIUM = _uuid(0x2000), _uuid(0x2001), _uuid(0x2003)
 
 NAME = "xsens-dot"
+RATES_HZ = (1, 4, 10, 12, 15, 20, 30, 60, 120)
 RATE_HZ = 60.0
-"""As delivered, and of 1, 4, 10, 12, 15, 20, 30, 60 and 120 the nearest that is not below the models' 50."""
+"""As delivered, and of RATES_HZ the nearest that is not below the models' 50."""
 MODE_RATE_QUANTITIES = 21
 START, STOP = bytes([1, 1, MODE_RATE_QUANTITIES]), bytes([1, 0, MODE_RATE_QUANTITIES])
 _SAMPLE = struct.Struct("<I")
@@ -49,8 +51,11 @@ ACC_RANGE_M_S2, GYRO_RANGE_DEG_S = 16 * STANDARD_GRAVITY_M_S2, 2000.0
 _RANGES = np.array([ACC_RANGE_M_S2] * 3 + [GYRO_RANGE_DEG_S] * 3, np.float32) * np.float32(1 - 2**-15)
 
 RATE_FRAMES = 16
-RATE_TOLERANCE = 0.2
-"""The least time between two of the first RATE_FRAMES must be that of the rate to within this; losses only lengthen."""
+RATE_TOLERANCE, RATE_SHARE = 0.2, 13 / 15
+"""The rate is the slowest of which the times between the first RATE_FRAMES are multiples to within this, in periods:
+losses make them longer, and one garbage stamp spoils two."""
+RATE_PERIODS = 3.5
+"""Where most gaps are longer than this the rate is not told: those of any rate are near to multiples by chance."""
 
 
 def decode_sample(payload: bytes) -> tuple[int, Float32]:
@@ -62,6 +67,18 @@ def decode_sample(payload: bytes) -> tuple[int, Float32]:
     if not measurable(values, LIMITS):
         raise FrameError(NAME, "sample: a value that no sensor measures", payload)
     return _SAMPLE.unpack_from(payload)[0], values
+
+
+def rate_of(stamps: Sequence[int]) -> float | None:
+    """The output rate, of RATES_HZ or beyond; None where losses hide it. stamps: of samples in order, µs."""
+    gaps_us = sorted((later - earlier) % 2**32 for earlier, later in pairwise(stamps))
+    for rate_hz in RATES_HZ:
+        periods = [gap_us * rate_hz / 1e6 for gap_us in gaps_us]
+        fit = sum(round(n) > 0 and abs(n - round(n)) <= RATE_TOLERANCE for n in periods)
+        if fit >= RATE_SHARE * len(gaps_us):
+            return float(rate_hz) if periods[len(periods) // 4] < RATE_PERIODS else None
+    faster_hz = 1e6 / max(1, gaps_us[len(gaps_us) // 4])
+    return faster_hz if faster_hz > RATE_HZ * (1 + RATE_TOLERANCE) else None
 
 
 class XsensDotDecoder(StampedDecoder):
@@ -119,9 +136,8 @@ class XsensDotConversation(StreamingConversation):
         self._stamps.append(_SAMPLE.unpack_from(payload)[0])
         if len(self._stamps) < RATE_FRAMES:
             return commands
-        pairs = zip(self._stamps, self._stamps[1:], strict=False)
-        rate_hz = 1e6 / max(1, min((later - earlier) % 2**32 for earlier, later in pairs))
-        if abs(rate_hz / RATE_HZ - 1) <= RATE_TOLERANCE:
+        rate_hz = rate_of(self._stamps)
+        if rate_hz in (RATE_HZ, None):
             return commands
         words = f"it samples at {rate_hz:.0f} Hz; set its output rate to {RATE_HZ:g} Hz in the vendor's app"
         return [*commands, Fault("rate", words, fatal=True)]

@@ -1,5 +1,6 @@
 """Xsens DOT: captured stamps, the layout of mode 21, a counter that wraps after 71.6 minutes."""
 
+import random
 import struct
 
 import numpy as np
@@ -19,7 +20,7 @@ from gateway.profiles.conversation import (
     Write,
 )
 from gateway.profiles.errors import FrameError
-from gateway.profiles.xsens_dot import CONTROL, MEDIUM, decode_sample
+from gateway.profiles.xsens_dot import CONTROL, MEDIUM, decode_sample, rate_of
 from tests.gateway.profiles.rows import (
     BOOT,
     bursts,
@@ -171,6 +172,26 @@ def test_the_talk(shows, steps, written, said):
     last = commands_of(PROFILE.conversation({}), steps)[-1]
     assert writes(last) == written
     assert faults(last) == said
+
+
+def stamps_of(rate_hz, loss, rng, count=16):
+    kept = [k for k in range(count * 60) if rng.random() >= loss][:count]
+    return [int(1e6 * k / rate_hz * 1.01 + rng.uniform(0, 300)) for k in kept]
+
+
+@pytest.mark.parametrize("rate_hz", [1, 10, 30, 60, 120])
+def test_the_rate_is_told_in_spite_of_a_garbage_stamp(rate_hz):
+    for seed in range(100):
+        rng = random.Random(seed)
+        stamps = stamps_of(rate_hz, 0.0, rng)
+        stamps[rng.randrange(16)] = rng.randrange(2**32)
+        assert rate_of(stamps) == pytest.approx(rate_hz, rel=0.02)
+
+
+@pytest.mark.parametrize("loss", [0.3, 0.6, 0.9, 0.95])
+def test_losses_alone_end_no_link(loss):
+    told = [rate_of(stamps_of(60, loss, random.Random(seed))) for seed in range(1000)]
+    assert set(told) <= {60, None}
 
 
 def test_another_rate_is_refused_in_words():
