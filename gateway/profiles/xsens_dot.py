@@ -54,6 +54,8 @@ RATE_FRAMES = 16
 RATE_TOLERANCE, RATE_SHARE = 0.2, 13 / 15
 """The rate is the slowest of which the times between the first RATE_FRAMES are multiples to within this, in periods:
 losses make them longer, and one garbage stamp spoils two."""
+RATE_OFF = 0.015
+"""Of a sensor's rate, so that a long gap fits every rate."""
 RATE_PERIODS = 3.5
 """Where most gaps are longer than this the rate is not told: those of any rate are near to multiples by chance."""
 
@@ -74,9 +76,9 @@ def rate_of(stamps: Sequence[int]) -> float | None:
     gaps_us = sorted((later - earlier) % 2**32 for earlier, later in pairwise(stamps))
     for rate_hz in RATES_HZ:
         periods = [gap_us * rate_hz / 1e6 for gap_us in gaps_us]
-        fit = sum(round(n) > 0 and abs(n - round(n)) <= RATE_TOLERANCE for n in periods)
+        fit = sum(round(n) > 0 and abs(n - round(n)) <= max(RATE_TOLERANCE, RATE_OFF * n) for n in periods)
         if fit >= RATE_SHARE * len(gaps_us):
-            return float(rate_hz) if periods[len(periods) // 4] < RATE_PERIODS else None
+            return float(rate_hz) if periods[len(periods) // 2] < RATE_PERIODS else None
     faster_hz = 1e6 / max(1, gaps_us[len(gaps_us) // 4])
     return faster_hz if faster_hz > RATE_HZ * (1 + RATE_TOLERANCE) else None
 
