@@ -226,6 +226,7 @@ class Wearable:
             "samples_lost": stream.counters.lost_samples,
             "lost_by_reason": dict(stream.counters.lost_by_reason),
             "lost_estimated": stream.counters.lost_estimated,
+            "samples_elsewhere": stream.counters.elsewhere_samples,
             "frames_malformed": stream.counters.malformed,
             "ring_held": stream.device.ring_held if stream.device else None,
             "ring_capacity": stream.device.ring_capacity if stream.device else None,

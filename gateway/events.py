@@ -155,7 +155,8 @@ class GatewayState(_Model):
 class WearableState(_Model):
     """ring: the wearable's memory for samples that nobody has acknowledged; overwritten: samples, before anybody had.
     rssi_dbm: of its advertisement before it was connected. samples_lost_by: their reason; samples_lost_estimated:
-    those of them whose number nothing but time tells. bundle, variant: what answers for it.
+    those of them whose number nothing but time tells. samples_elsewhere: not lost, another gateway has acknowledged
+    them to the wearable. bundle, variant: what answers for it.
     ring_overflow_h: hours until samples are overwritten, if it goes on as now; left out where the ring does not fill.
     worn: as the stillness of its last hour tells. mounting: what gravity says to the configured one, from hours in many
     postures; mounting_fits: the one that would fit them better.
@@ -185,6 +186,7 @@ class WearableState(_Model):
     samples_lost: Count = 0
     samples_lost_estimated: Count = 0
     samples_lost_by: dict[str, Count] = {}
+    samples_elsewhere: Count = 0
     frames_malformed: Count = 0
 
 

@@ -92,7 +92,7 @@ class Pipeline:
         for row in rows:
             self._advance(row)
         self._acknowledgements.clear()
-        self._durable = {session: c.contiguous_end(0) for session, c in self.stream.coverage().items()}
+        self._durable = self.stream.acknowledgeable()
 
     def attach(self, deliver: Callable[[Event], None]) -> None:
         """Connects the conversation that acknowledgements and credit go to, and tells it what is durable already.

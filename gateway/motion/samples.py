@@ -89,12 +89,16 @@ class SessionEnded:
 
 @dataclass(frozen=True, slots=True)
 class SessionHeld:
-    """What the wearable says of one session: the samples first to end (exclusive) that it still holds."""
+    """What the wearable says of one session: the samples first to end (exclusive) that it still holds.
+
+    acknowledged: all below it, some gateway has on its medium; 0 where that is not known of each.
+    """
 
     session: int
     first: int
     end: int
     running: bool
+    acknowledged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

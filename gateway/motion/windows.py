@@ -72,14 +72,15 @@ class SessionWindows:
             self.covered.add(low, high)
         return self._settle(new)
 
-    def lose(self, first: int, end: int) -> list[Window | Broken]:
-        """Declares the samples first to end (exclusive) lost for good, as far as they have not come."""
+    def lose(self, first: int, end: int, *, elsewhere: bool = False) -> list[Window | Broken]:
+        """Declares the samples first to end (exclusive) lost for good, as far as they have not come. elsewhere: they
+        are not, but another gateway has them, whose windows these are: nothing is interpolated."""
         new = self.covered.missing(first, end)
         settled: list[Window | Broken] = []
         for low, high in new:
             self._lost.add(low, high)
             self.covered.add(low, high)
-            settled += self._broken_by(low)
+            settled += self._broken_by(low, whatever_length=elsewhere)
         if settled:
             self._drop()
         return settled + self._settle([r for r in new if r[1] - r[0] <= self.interpolate_max])
@@ -114,10 +115,10 @@ class SessionWindows:
             if saturated:
                 self._saturated.add(chunk)
 
-    def _broken_by(self, lost: int) -> list[Window | Broken]:
+    def _broken_by(self, lost: int, *, whatever_length: bool) -> list[Window | Broken]:
         """What the run of lost samples around this one breaks: a range, for a run may be as long as 32 bits allow."""
         low, high = next(r for r in self._lost.ranges if r[0] <= lost < r[1])
-        if low > 0 and high - low <= self.interpolate_max:
+        if low > 0 and high - low <= self.interpolate_max and not whatever_length:
             return []
         numbers = self.shape.numbers(low, high)
         broken = self.final.missing(numbers.start, numbers.stop)

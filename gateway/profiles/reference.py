@@ -155,6 +155,10 @@ class SessionEntry:
     watermark: int
     overwritten: int
 
+    def held(self, running: bool) -> SessionHeld:
+        """Where samples were overwritten before anybody had them, which these were is not known."""
+        return SessionHeld(self.session, self.first, self.end, running, 0 if self.overwritten else self.watermark)
+
 
 @dataclass(frozen=True, slots=True)
 class Info:
@@ -336,7 +340,7 @@ class ReferenceDecoder:
             overwritten=sum(e.overwritten for e in info.sessions),
             sensor_frame=info.sensor_frame,
         )
-        return [status, *(SessionHeld(e.session, e.first, e.end, e.session == running) for e in info.sessions)]
+        return [status, *(e.held(e.session == running) for e in info.sessions)]
 
     def _time(self, payload: bytes) -> list[Piece]:
         if len(payload) != 2 * _STARTED.size + _TIME.size:

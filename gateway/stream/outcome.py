@@ -11,7 +11,7 @@ from gateway.motion.samples import Float32
 from gateway.store.rows import LoggedEvent
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 """Raised whenever the same journal gives other windows or other answers."""
 
 
@@ -163,6 +163,7 @@ class EventMaker:
             samples_lost=counters.lost_samples,
             samples_lost_estimated=counters.lost_estimated,
             samples_lost_by=counters.lost_by_reason,
+            samples_elsewhere=counters.elsewhere_samples,
             frames_malformed=counters.malformed,
         )
         event = events.State(

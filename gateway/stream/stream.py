@@ -6,6 +6,7 @@ give the same outputs, so a crash costs nothing but doing it again, and Progress
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from gateway.monitoring.wear import QUARTER_S, QUARTERS, WearWatch
 from gateway.motion.axes import ROTATIONS, axes_from_directions, axes_text, rotate
 from gateway.motion.clockfit import ClockFit, Label, TickCount
 from gateway.motion.joining import SensorJoin
-from gateway.motion.resample import Resampler, Rows, RowsLost
+from gateway.motion.resample import Resampler, Rows, RowsLost, kernel_period_ns, reach_ns
 from gateway.motion.samples import (
     Block,
     Burst,
@@ -55,6 +56,8 @@ ASIDE_LATE_NS = 100_000_000
 losses, and the next one may complete a window."""
 SESSIONS_MAX = 16
 """Ended sessions that are remembered; a wearable's ring tells of at most 8."""
+KEPT_SAMPLES = 400
+"""So many a wearable keeps behind what is acknowledged (docs/reference-profile.md)."""
 RING_SPAN_NS = 60 * 10**9
 """How fast a ring fills is told from two moments so far apart, at least."""
 RING_FILLS = 0.01
@@ -130,8 +133,9 @@ Output = WindowReady | DriftReady | StateReady | Acknowledge
 class Counters:
     """Since the store began, for this wearable.
 
-    samples and lost_samples are the wearable's own, at its rate, where two sensors stream apart those of each; every
-    one is counted in exactly one of both. interpolated: rows of windows.
+    samples, lost_samples and elsewhere_samples are the wearable's own, at its rate, where two sensors stream apart
+    those of each; every one is counted in exactly one of them. elsewhere: another gateway has them, and their windows.
+    interpolated: rows of windows.
     """
 
     samples: int = 0
@@ -142,6 +146,7 @@ class Counters:
     lost_estimated: int = 0
     """Of lost_samples those that no count tells, only time."""
     lost_by_reason: dict[str, int] = field(default_factory=dict)
+    elsewhere_samples: int = 0
     malformed: int = 0
 
 
@@ -168,6 +173,8 @@ class _Session:
     told: int = 0
     """One past the newest sample that the wearable said it holds."""
     acknowledged: int = 0
+    elsewhere: int = 0
+    """Of the samples below, another gateway has those that did not come here."""
     done: bool = False
 
     def ledgers(self) -> dict[Sensor, SessionWindows | Resampler]:
@@ -428,10 +435,11 @@ class Stream:
                 if sensor is not Sensor.IMU:
                     self._resample(session, None)
                 return self._lose(number, sensor, first, end, reason, at, estimated=estimated)
-            case SessionHeld(number, first, end, running):
+            case SessionHeld(number, first, end, running, acknowledged):
                 session.end = None if running else end
                 session.told = max(session.told, end)
-                return self._lose(number, Sensor.IMU, 0, first, "not_held", at)
+                outputs = self._leave(number, session, min(first, acknowledged), at)
+                return outputs + self._lose(number, Sensor.IMU, 0, first, "not_held", at)
             case SessionEnded(number):
                 return self._end(number, session, at)
             case TimeRead(_, tick, tick_hz, next_index, started_ns, ended_ns):
@@ -484,8 +492,13 @@ class Stream:
             session.resampling.of(Sensor.IMU)
         for low, high in session.windows.covered.ranges:
             session.resampling.lose(Sensor.IMU, low, high)
-        self.counters.broken -= sum(end - first for first, end in session.windows.final.ranges)  # they are counted anew
+        broken = sum(end - first for first, end in session.windows.final.ranges)
+        if session.elsewhere:
+            broken -= len(self._shape.numbers(0, session.elsewhere))
+        self.counters.broken -= broken  # they are counted anew
         session.windows = SessionWindows(self._shape, self._settings.interpolate_samples_max)
+        if session.elsewhere and rate_hz is not None:
+            session.windows.lose(*self._rows_about(session, 0, session.elsewhere), elsewhere=True)
         session.wear = WearWatch(self._hop_s)
 
     def _burst(self, session: _Session, burst: Burst, at: Instant) -> list[Output]:
@@ -521,12 +534,46 @@ class Stream:
         lost = sum(high - low for low, high in covered.missing(first, end))
         if not lost:
             return []
-        self.counters.lost_samples += lost
         self.counters.lost_estimated += lost if estimated else 0
-        self.counters.lost_by_reason[reason] = self.counters.lost_by_reason.get(reason, 0) + lost
+        self._count_lost(lost, reason)
         if resampling is not None:
             return self._on_grid(number, resampling.lose(sensor, first, end), at)
         return self._settled(number, session.windows.lose(first, end), at) + self._finish(number, session, at)
+
+    def _count_lost(self, samples: int, reason: str) -> None:
+        self.counters.lost_samples += samples
+        self.counters.lost_by_reason[reason] = self.counters.lost_by_reason.get(reason, 0) + samples
+
+    def _leave(self, number: int, session: _Session, end: int, at: Instant, *, lost: bool = False) -> list[Output]:
+        """What of the samples below end has not come, another gateway has, and the windows that need it. A row of the
+        grid that a resampler would make of the samples at such an edge alone is not the one that it is in between.
+        lost: another gateway may have them, or nobody."""
+        resampling = session.resampling
+        ledger = session.windows if resampling is None else resampling.of(Sensor.IMU)
+        session.elsewhere = max(session.elsewhere, 0 if lost else end)
+        outputs: list[Output] = []
+        for low, high in ledger.covered.missing(0, end):
+            if lost:
+                self._count_lost(high - low, "not_held")
+            else:
+                self.counters.elsewhere_samples += high - low
+            answers = session.windows.lose(*self._rows_about(session, low, high), elsewhere=True)
+            outputs += self._settled(number, [a for a in answers if lost or isinstance(a, Window)], at)
+            if resampling is not None:
+                outputs += self._on_grid(number, resampling.lose(Sensor.IMU, low, high), at)
+        return outputs + self._finish(number, session, at)
+
+    def _rows_about(self, session: _Session, low: int, high: int) -> tuple[int, int]:
+        """The rows of the grid, first to end (exclusive), that need one of the samples low to high."""
+        if session.resampling is None:
+            return low, high
+        assert session.rate_hz is not None  # samples that come with times are kept by no wearable
+        rows_a_sample, reach = self._rate_hz / session.rate_hz, self._reach_samples(session.rate_hz)
+        return max(0, math.floor((low - reach) * rows_a_sample)), math.ceil((high + reach) * rows_a_sample)
+
+    def _reach_samples(self, rate_hz: float) -> int:
+        """So many samples to each side a row of the grid is made of."""
+        return math.ceil(reach_ns(kernel_period_ns(rate_hz, self._rate_hz)) * rate_hz / 1e9)
 
     def _retire(self, listed: set[int], at: Instant) -> list[Output]:
         """What the wearable no longer holds is lost; a session that has ended and is complete is done."""
@@ -537,8 +584,11 @@ class Stream:
             if number not in listed:
                 (ledger,) = session.ledgers().values()
                 ranges = ledger.covered.ranges
-                session.end = max(session.told, ranges[-1][1] if ranges else 0)
-                outputs += self._lose(number, Sensor.IMU, 0, session.end, "not_held", at)
+                went_on, session.end = session.end is None, max(session.told, ranges[-1][1] if ranges else 0)
+                if went_on and session.resampling is not None:  # elsewhere: its last rows here are made of one side
+                    answers = session.windows.lose(*self._rows_about(session, session.end, session.end), elsewhere=True)
+                    outputs += self._settled(number, answers, at)
+                outputs += self._leave(number, session, session.end, at, lost=True)
             outputs += self._finish(number, session, at)
         return outputs
 
@@ -664,11 +714,28 @@ class Stream:
         for number, session in self._sessions.items():
             if session.rate_hz is None:
                 continue
-            watermark = min(ledger.watermark for ledger in session.ledgers().values())
-            if watermark > session.acknowledged:
-                session.acknowledged = watermark
-                outputs.append(Acknowledge(row, number, watermark))
+            index = self._acknowledgeable(session)
+            if index > session.acknowledged:
+                session.acknowledged = index
+                outputs.append(Acknowledge(row, number, index))
         return outputs
+
+    def acknowledgeable(self) -> dict[int, int]:
+        """For each session that a wearable may keep: what of it may be acknowledged once all rows are durable."""
+        sessions = self._sessions.items()
+        return {number: self._acknowledgeable(session) for number, session in sessions if session.rate_hz is not None}
+
+    def _acknowledgeable(self, session: _Session) -> int:
+        """All that is here, but for what another gateway needs to go on: the first window that is not out here must
+        lie within what the wearable keeps behind the acknowledgement."""
+        watermark = min(ledger.watermark for ledger in session.ledgers().values())
+        if session.done:
+            return watermark
+        needed = session.windows.final.contiguous_end(0) * self._shape.hop
+        if session.resampling is not None:
+            assert session.rate_hz is not None
+            needed = math.floor(needed * session.rate_hz / self._rate_hz) - self._reach_samples(session.rate_hz)
+        return min(watermark, max(0, needed) + KEPT_SAMPLES)
 
     def coverage(self) -> dict[int, Coverage]:
         """For each session that a wearable may keep the samples, by its own index, that the journal holds or that are
@@ -700,6 +767,7 @@ class Stream:
                 "end": s.end,
                 "told": s.told,
                 "acknowledged": s.acknowledged,
+                "elsewhere": s.elsewhere,
                 "done": s.done,
             }
             for number, s in self._sessions.items()
@@ -768,7 +836,7 @@ class Stream:
                 s["acknowledged"],
                 s["done"],
             )
-            session.end, session.told = s["end"], s["told"]
+            session.end, session.told, session.elsewhere = s["end"], s["told"], s.get("elsewhere", 0)
             session.waiting_ns = {(Sensor(sensor), low): ns for sensor, low, ns in s["waiting_ns"]}
             self._sessions[s["session"]] = session
 
