@@ -390,8 +390,8 @@ def _held_state(piece: Burst | Lost) -> dict[str, object]:
 
 def _held(state: dict[str, Any]) -> Burst | Lost:
     session, first, sensor = state["session"], state["first"], SENSORS[GYRO]
-    if "end" in state:
-        return Lost(session, first, state["end"], "radio", sensor)
+    if (end := state.get("end")) is not None:
+        return Lost(session, first, end, "radio", sensor)
     taken_ns, came_ns = (np.array(state[name], np.int64) for name in ("taken_ns", "came_ns"))
     return Burst(session, sensor, first, taken_ns, np.array(state["values"], np.float32), state["saturated"], came_ns)
 
