@@ -27,6 +27,8 @@ class WearableTruth:
     finished: bool
     sessions: dict[str, int]
     """Samples made, by session, the running one last."""
+    links_max: int
+    """Most links at once since its start."""
 
 
 class SimulatorControl:
@@ -71,6 +73,7 @@ class SimulatorControl:
                 connected=w["connected"],
                 finished=w["finished"],
                 sessions={session["session"]: session["made"] for session in w["sessions"]},
+                links_max=w["links_max"],
             )
             for w in (await self._ask("status"))["wearables"]
         )
@@ -81,6 +84,10 @@ class SimulatorControl:
     async def silent(self, wearable: str, on: bool) -> None:
         """Its link stands, but it notifies of nothing."""
         await self._ask("silent", wearable=wearable, on=on)
+
+    async def signal(self, wearable: str, host: int, dbm: float | None, sigma_db: float = 0.0) -> None:
+        """How strongly a host hears it, the first that attached being 1; None: not at all."""
+        await self._ask("signal", wearable=wearable, host=host, dbm=dbm, sigma_db=sigma_db)
 
     async def reboot(self, wearable: str) -> None:
         """A new session begins; the ring is kept."""

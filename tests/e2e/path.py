@@ -25,15 +25,25 @@ GATEWAY_ID = "under-test"
 
 @dataclass
 class Path_:
-    """A path under test. Whatever it starts is ended with the fixture."""
+    """A path under test. Whatever it starts is ended with the fixture. gateway_id: of one beside the first, its own."""
 
     files: Files
     children: Children
+    gateway_id: str = GATEWAY_ID
     watched: list[Child] = field(default_factory=list)
     sim_time: str = ""
     control: SimulatorControl | None = None
     radio: tuple[str, int] = ("", 0)
     daemon: Child | None = None
+
+    def beside(self, gateway_id: str) -> "Path_":
+        """Another gateway in the same air."""
+        folder = self.files.folder / gateway_id
+        folder.mkdir()
+        return Path_(Files(folder), self.children, gateway_id, [], self.sim_time, self.control, self.radio)
+
+    def _named(self, process: str) -> str:
+        return process if self.gateway_id == GATEWAY_ID else f"{process}-{self.gateway_id}"
 
     async def until(self, condition: Callable[[], bool], within_s: float, what: str) -> None:
         for _ in range(int(within_s / POLL_S)):
@@ -51,8 +61,8 @@ class Path_:
         return Broker(*await child.says(announced, READY_WITHIN_S), username, password)
 
     async def subscribe(self, broker: Broker) -> None:
-        argv = arrange.subscriber_argv(self.files, GATEWAY_ID, broker)
-        child = await self.children.start("subscriber", argv, {"FIDGET_BROKER_PASSWORD": broker.password})
+        argv = arrange.subscriber_argv(self.files, self.gateway_id, broker)
+        child = await self.children.start(self._named("subscriber"), argv, {"FIDGET_BROKER_PASSWORD": broker.password})
         self.watched.append(child)
         await child.says(lambda line: line if line.startswith("subscribed") else None, READY_WITHIN_S)
 
@@ -75,7 +85,7 @@ class Path_:
         assert self.control is not None
         arrange.write_configuration(
             self.files,
-            gateway_id=GATEWAY_ID,
+            gateway_id=self.gateway_id,
             bundle=bundle,
             radio=self.radio,
             broker=broker,
@@ -84,7 +94,7 @@ class Path_:
         )
 
     async def start_daemon(self) -> None:
-        self.daemon = await self.children.start("daemon", arrange.daemon_argv(self.files, self.sim_time))
+        self.daemon = await self.children.start(self._named("daemon"), arrange.daemon_argv(self.files, self.sim_time))
 
     async def kill_daemon(self) -> None:
         assert self.daemon is not None
