@@ -312,6 +312,7 @@ class Daemon:
             derivation=derivation_digest(model, matters),
             frame_known=settings.mounting is not None,
             wrist=settings.wrist,
+            shared=settings.shared,
         )
         pipeline = Pipeline(
             wearable=settings.id,

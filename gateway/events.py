@@ -266,9 +266,10 @@ def prediction_id(session: int, number: int, derivation: str) -> str:
     return f"{session:016x}-{number}-{derivation}"
 
 
-def drift_id(session: int, start_s: float) -> str:
+def drift_id(session: int, start_s: float, gateway: str | None = None) -> str:
+    """gateway: of a wearable that several share, for each tells of its own part of a period."""
     start = f"{start_s:.3f}".rstrip("0").rstrip(".")
-    return f"{session:016x}-{start}-drift"
+    return f"{session:016x}-{start}-drift" + (f"-{gateway}" if gateway is not None else "")
 
 
 def gateway_state_id(boot_id: str, start: int, connection: int, status: str) -> str:

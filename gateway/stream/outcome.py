@@ -55,7 +55,7 @@ def derivation_digest(model: Model, settings: dict[str, object]) -> str:
 @dataclass(frozen=True, slots=True)
 class EventMaker:
     """Of one wearable. frame_known: its mounting is, so that its axes mean what the model's mean. wrist: where it is
-    worn, None where nobody said."""
+    worn, None where nobody said. shared: other gateways tell of it too."""
 
     gateway: str
     wearable: str
@@ -64,6 +64,7 @@ class EventMaker:
     derivation: str
     frame_known: bool
     wrist: str | None = None
+    shared: bool = False
 
     def answer(self, probabilities: Float32) -> Answer:
         """probabilities: (labels,), in the order of the model's."""
@@ -132,7 +133,7 @@ class EventMaker:
             features=features,
         )
         event = events.Drift(
-            id=events.drift_id(ready.session, summary.start_s),
+            id=events.drift_id(ready.session, summary.start_s, self.gateway if self.shared else None),
             **self._attributes(ready.at),
             data=data,
         )

@@ -126,6 +126,17 @@ def test_a_drift_period_is_published_feature_by_feature():
     assert event.data.features[FEATURES[3]].mean == 3.0
 
 
+def test_gateways_that_share_a_wearable_tell_each_of_its_own_part_of_a_period():
+    period = DriftPeriod(DriftSettings())
+    period.add(np.arange(len(FEATURES), dtype=float))
+    ready = DriftReady(0xABC, 1, period.summary(900.0, {}), TRUSTED)
+    ids = {
+        events.decode(replace(maker(), gateway=gateway, shared=True).drift(ready).payload).id
+        for gateway in ("kitchen", "attic")
+    }
+    assert ids == {f"{0xABC:016x}-900-drift-kitchen", f"{0xABC:016x}-900-drift-attic"}
+
+
 @pytest.mark.parametrize("device", [None, DeviceStatus("1.0", 50, 1000, 10, 0)])
 def test_the_state_of_a_wearable_is_retained(device):
     logged = maker().state(
