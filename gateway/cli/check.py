@@ -160,6 +160,8 @@ def _wearables(config: "Config", bundles: "Mapping[BundleSettings, Bundle]") -> 
     for wearable in config.wearables:
         parts = [f"{wearable.id} at {wearable.address}", f"profile {wearable.profile}"]
         parts.append(f"{wearable.wrist} wrist" if wearable.wrist else "wrist not given")
+        if wearable.shared:
+            parts.append("shared with the other gateways in reach")
         if wearable.mounting:
             parts.append(f"mounting {wearable.mounting}")
         else:

@@ -6,6 +6,7 @@ The wearable here does what the reference profile asks of one: a central at a ti
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path as Page
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -247,3 +248,21 @@ def test_a_weak_hearer_waits_behind_who_has_let_it_go() -> None:
         now_s += 0.1
         share, verdict = hear(share, TAKE_DBM - 0.5, False, now_s)
     assert sharing.OFFER_S + 2.0 <= now_s <= sharing.WAIT_MAX_S
+
+
+def test_the_docs_tell_the_rules_with_their_numbers() -> None:
+    page = (Page(__file__).parents[3] / "docs" / "bluetooth.md").read_text()
+    page = page[page.index("## One wearable, several gateways") :]
+    strong_s = (sharing.WAIT_NONE_DBM - TAKE_DBM) * sharing.WAIT_S_PER_DB
+    weakest_s = sharing.WAIT_MAX_S - sharing.WEAK_WAIT_S
+    for said in (
+        f"on average over {sharing.MEMORY_S:g} s",
+        f"below {LET_GO_DBM:g} dBm for {sharing.WEAK_S:g} s",
+        f"at {TAKE_DBM:g} dBm or better | takes it within {strong_s:.1f} s",
+        f"takes it back after {sharing.OFFER_S:g} s",
+        f"below {TAKE_DBM:g} dBm | takes it after {sharing.WEAK_WAIT_S:g} s and up to {weakest_s:g} s more",
+        f"The {HYSTERESIS_DB:g} dB between",
+        f"repeated after 1, 2, 4 min and so on, up to {keep_s(99) / 60:g}",
+    ):
+        assert said in page
+    assert [keep_s(fruitless) for fruitless in (1, 2, 3)] == [60.0, 120.0, 240.0]
