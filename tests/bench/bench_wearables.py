@@ -144,6 +144,7 @@ def stream(family: str) -> Stream:
     return Stream(
         decoder=PROFILES[family].decoder(),
         rate_hz=GRID_HZ,
+        native_rate_hz=PROFILES[family].rate_hz,
         shape=SHAPE,
         settings=StreamSettings(),
         drift=DriftSettings(),
