@@ -32,6 +32,7 @@ from gateway.profiles.conversation import (
     Event,
     Fault,
     Kind,
+    Leaving,
     Notified,
     Observe,
     Read,
@@ -50,7 +51,9 @@ OPERATIONS_MAX = 256
 answers, and the link starts afresh."""
 WAKE_MIN_S = 0.001
 """Between two Ticks, whatever the conversation asks for."""
-STOP_S = 2 * rules.CLOSE_S + 1.0
+LEAVE_S = 1.5
+"""For what a wearable is told before its link ends; a write or two take a few connection intervals."""
+STOP_S = 2 * rules.CLOSE_S + LEAVE_S + 1.0
 """Two closings that hang, by the rules."""
 
 SEATED = frozenset(State) - {State.ABSENT, State.BACKING_OFF, State.QUARANTINED, State.STOPPED}
@@ -183,6 +186,10 @@ class LinkRunner:
 
     async def stop(self) -> None:
         """Disconnects and ends `run`; takes at most STOP_S."""
+        if self._link.state in LIVE:
+            self._tell(Leaving())
+            if self._operating is not None:
+                await asyncio.wait({self._operating}, timeout=LEAVE_S)
         self._feed(rules.Stop())
         try:
             async with asyncio.timeout(STOP_S):

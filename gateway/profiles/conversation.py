@@ -107,7 +107,12 @@ class Tick:
     """A moment that was asked for with WakeAt has come."""
 
 
-Event = Connected | Disconnected | Notified | ReadDone | WriteDone | Durable | Room | Tick
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The gateway is about to end this link of its own accord; what is written now still goes out, briefly."""
+
+
+Event = Connected | Disconnected | Notified | ReadDone | WriteDone | Durable | Room | Tick | Leaving
 
 # Commands: what shall be done.
 

@@ -434,6 +434,9 @@ class PolarConversation(StreamingConversation):
         self._last_ns.clear()
         return []
 
+    def _farewell(self) -> list[Command]:
+        return [Write(CONTROL, bytes([STOP, kind])) for kind in SENSORS]
+
     def _next(self) -> list[Command]:
         if self._asked is not None or not self._requests:
             return []

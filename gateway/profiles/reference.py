@@ -23,6 +23,7 @@ from gateway.profiles.conversation import (
     Event,
     Fault,
     Kind,
+    Leaving,
     Notified,
     Observe,
     Read,
@@ -497,7 +498,7 @@ class ReferenceConversation:
                 self._resolve_doubts(now_ns)
             case Tick():
                 return self._tick(now_ns)
-            case WriteDone():
+            case WriteDone() | Leaving():  # a link that ends ends Live
                 pass
         return self._next(now_ns)
 

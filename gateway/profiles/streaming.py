@@ -23,6 +23,7 @@ from gateway.profiles.conversation import (
     Event,
     Fault,
     Kind,
+    Leaving,
     Notified,
     Observe,
     ReadDone,
@@ -100,7 +101,9 @@ class StreamingConversation:
                 return self._told(uuid, payload, now_ns)
             case Tick() if self._linked:
                 return self._tick(now_ns)
-            case Notified() | ReadDone() | Tick() | WriteDone() | Durable() | Room():
+            case Leaving() if self._linked:
+                return self._farewell()
+            case Notified() | ReadDone() | Tick() | WriteDone() | Durable() | Room() | Leaving():
                 pass
         return []
 
@@ -112,6 +115,10 @@ class StreamingConversation:
 
     def _stops(self) -> list[Command]:
         return []
+
+    def _farewell(self) -> list[Command]:
+        """So that it does not measure on for nobody; not every family stops with its link."""
+        return self._stops()
 
     def _told(self, _uuid: str, _payload: bytes, _now_ns: int) -> list[Command]:
         """An answer that is no frame."""

@@ -429,6 +429,18 @@ async def test_stop_disconnects_and_is_final(air: Air, host: Hosts) -> None:
     assert not peripheral.device.connections
 
 
+async def test_a_wearable_hears_what_it_is_told_before_its_link_is_ended(air: Air, host: Hosts) -> None:
+    peripheral = await air.peripheral()
+    script = Script(Connected=[Subscribe(NOTIFYING)], Leaving=[Write(WRITABLE, b"1"), Write(WRITABLE, b"2")])
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, script)
+    gateway.start()
+    await gateway.until(lambda: wearable.runner.state == "configuring")
+    await wearable.runner.stop()
+    assert peripheral.written == [b"1", b"2"]
+    assert wearable.states[-1] == "stopped"
+
+
 async def test_a_wearable_that_is_not_there_can_be_stopped(air: Air, host: Hosts) -> None:
     gateway = host(air.transport)
     wearable = gateway.wearable("C0:00:00:00:00:99", Script())

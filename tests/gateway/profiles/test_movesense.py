@@ -16,6 +16,7 @@ from gateway.profiles.conversation import (
     Connected,
     Disconnected,
     Kind,
+    Leaving,
     Notified,
     Observe,
     Received,
@@ -313,3 +314,10 @@ def test_the_state_is_json():
     decoder = PROFILE.decoder()
     fold(decoder, frames(stream(3)))
     assert json.loads(json.dumps(decoder.state())) == decoder.state()
+
+
+def test_its_stream_is_stopped_before_the_gateway_ends_the_link():
+    conversation = PROFILE.conversation({})
+    assert conversation.handle(Leaving(), 0) == []
+    conversation.handle(Connected(), 0)
+    assert writes(conversation.handle(Leaving(), 1)) == [(COMMAND, "0201")]

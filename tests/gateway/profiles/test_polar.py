@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from gateway.motion.samples import Burst, Lost, Sensor, SessionEnded
 from gateway.profiles import profile_of
-from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, Received, Subscribe, Tick, Write
+from gateway.profiles.conversation import (
+    Connected,
+    Fault,
+    Kind,
+    Leaving,
+    Notified,
+    Observe,
+    Received,
+    Subscribe,
+    Tick,
+    Write,
+)
 from gateway.profiles.errors import FrameError
 from gateway.profiles.polar import CONTROL, DATA, decode_frame
 from tests.gateway.profiles.rows import (
@@ -388,3 +399,10 @@ def test_after_a_stop_everything_is_asked_afresh():
     steps = [*NEGOTIATED, *told(answer(2, 2, 6), answer(3, 2), answer(3, 5, 12)), *STREAMING]
     sent = [payload for step in commands_of(PROFILE.conversation({}), steps)[3:] for _, payload in writes(step)]
     assert sent == ["0305", "0102", "0105", START_ACC, START_GYRO]
+
+
+def test_its_stream_is_stopped_before_the_gateway_ends_the_link():
+    conversation = PROFILE.conversation({})
+    assert conversation.handle(Leaving(), 0) == []
+    conversation.handle(Connected(), 0)
+    assert writes(conversation.handle(Leaving(), 1)) == [(CONTROL, "0302"), (CONTROL, "0305")]

@@ -12,6 +12,7 @@ from gateway.profiles.conversation import (
     Connected,
     Disconnected,
     Kind,
+    Leaving,
     Notified,
     Observe,
     Received,
@@ -197,3 +198,10 @@ def test_losses_alone_end_no_link(loss):
 def test_another_rate_is_refused_in_words():
     commands = commands_of(PROFILE.conversation({}), notified(stream(16, rate_hz=120)))[-1]
     assert commands[-1].detail == "it samples at 120 Hz; set its output rate to 60 Hz in the vendor's app"
+
+
+def test_its_stream_is_stopped_before_the_gateway_ends_the_link():
+    conversation = PROFILE.conversation({})
+    assert conversation.handle(Leaving(), 0) == []
+    conversation.handle(Connected(), 0)
+    assert writes(conversation.handle(Leaving(), 1)) == [(CONTROL, "010015")]
