@@ -19,11 +19,12 @@ from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 
-from gateway.ble.adapter import Heard, Lost, Told, untold
+from gateway.ble.adapter import Heard, Listening, Lost, Told, untold
 from gateway.ble.bluez_agent import AGENT_PATH, CAPABILITY, Agent, Answers, Refusals
 from gateway.ble.errors import PairingFailed, RadioAway
 from gateway.ble.radio import COMMAND_S, why
 from gateway.link import rules
+from gateway.link.bonds import Held
 
 log = logging.getLogger(__name__)
 
@@ -145,25 +146,56 @@ class BluezAdapter:
                 async with asyncio.timeout(COMMAND_S):
                     await scanner.stop()
 
-    async def pair(self, address: str, *, without_number: bool = False) -> bool:
-        """Finds the wearable, pairs with it by this adapter's answers, and ends the link. Whether a number was typed,
-        compared or shown; where none was the bond is kept only with without_number.
+    async def bonded(self) -> dict[str, bool]:
+        """By address, whether it is connected. Raises RadioAway."""
+        known = await self.known()
+        return {address: bool(one.get("Connected")) for address, one in known.items() if one.get("Paired")}
 
-        However this ends, no other bond is left behind. Raises PairingFailed and RadioAway.
+    async def held(self, address: str) -> Held:
+        """BlueZ does not tell of which kind a bond is. Raises RadioAway."""
+        return Held(bool((await self.known()).get(address.upper(), {}).get("Paired", False)))
+
+    def lost_bond(self, error: BaseException) -> bool | None:
+        """5.82 says `br-connection-canceled`, to which other things lead too, and later ones `key-missing`."""
+        said = " ".join((str(error), getattr(error, "dbus_error_details", None) or ""))
+        return True if "key-missing" in said else None if "br-connection-canceled" in said else False
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """BlueZ has the adapter in any case."""
+        yield
+
+    async def pair(
+        self,
+        address: str,
+        answers: Answers | None = None,
+        *,
+        without_number: bool = False,
+        heard_as: str | None = None,
+        listening: Listening | None = None,
+    ) -> bool:
+        """Finds the wearable, pairs with it, and ends the link. Whether a number was typed, compared or shown; where
+        none was the bond is kept only with without_number.
+
+        However this ends, no other bond is left behind. heard_as: the address under which it is heard now, where that
+        changes; its own is learnt and must be `address`. listening: how advertisements are come by. Raises
+        PairingFailed and RadioAway.
         """
-        address = address.upper()
-        agent = Agent(self._answers, only=address)
+        address, at = address.upper(), (heard_as or address).upper()
+        agent = Agent(answers or self._answers, only=at)
         kept = False
         async with _Bus.for_now() as bus:
             if not self._present(await bus.objects())["Powered"]:
                 await self._switch_on(bus)
             await bus.register(agent)
+            path = None
             try:
-                await self._pair(bus, agent, address)
+                path = await self._pair(bus, agent, at, listening or self.listening)
+                await self._must_be(bus, path, address)
                 kept = agent.numbered or without_number
             finally:
                 agent.cancel()
-                await self._part(bus, address, kept)
+                await self._part(bus, path, at, kept)
         if not kept:
             raise PairingFailed(
                 f"{address}: it pairs without digits, so nobody knows that it is this one; it is not paired",
@@ -171,9 +203,10 @@ class BluezAdapter:
             )
         return agent.numbered
 
-    async def _pair(self, bus: "_Bus", agent: Agent, address: str) -> None:
+    async def _pair(self, bus: "_Bus", agent: Agent, address: str, listening: Listening) -> str:
+        """Its object."""
         for tries_left in reversed(range(PAIR_TRIES)):
-            path = await self._found(bus, address)
+            path = await self._found(bus, address, listening)
             await bus.call(path, _DEVICE, "Disconnect")  # the daemon's link, which it will not miss
             agent.numbered = False
             try:
@@ -183,9 +216,20 @@ class BluezAdapter:
                     raise PairingFailed(f"{address}: {_PAIRING_WORDS.get(refused.name, refused)}") from None
                 await asyncio.sleep(PAIR_AGAIN_S)
             else:
-                return
+                return path
+        raise AssertionError("the last try returns or raises")
 
-    async def _found(self, bus: "_Bus", address: str) -> str:
+    async def _must_be(self, bus: "_Bus", path: str, address: str) -> None:
+        """Paired, a wearable says which address is its own; BlueZ then tells that. Raises PairingFailed."""
+        known = dict(self._devices(await bus.objects()))
+        own = known.get(path, {}).get("Address", "").upper()
+        if own != address:
+            raise PairingFailed(
+                f"{address}: what was paired says that it is {own or 'nobody'}; it is not paired",
+                hint="If that is your wearable, this is the address for its [[wearable]] table.",
+            )
+
+    async def _found(self, bus: "_Bus", address: str, listening: Listening) -> str:
         """Its object, heard first where BlueZ does not know it. Raises PairingFailed and RadioAway."""
         found = self._device(await bus.objects(), address)
         if found is None:
@@ -195,19 +239,25 @@ class BluezAdapter:
                 if device.address.upper() == address:
                     heard.set()
 
-            async with self.listening(note):
+            async with listening(note):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(FIND_S):
                         await heard.wait()
                 found = self._device(await bus.objects(), address)
         if found is None:
-            raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint="Is it switched on, near and free?")
+            hint = "Is it switched on, near and free? One that changes its address: `gateway scan` and --heard-as."
+            raise PairingFailed(f"{address}: not heard for {FIND_S:g} s", hint=hint)
         return found[0]
 
-    async def _part(self, bus: "_Bus", address: str, kept: bool) -> None:
-        """Ends the link, and the bond unless it is to be kept. Raises PairingFailed where it may still be there."""
+    async def _part(self, bus: "_Bus", path: str | None, address: str, kept: bool) -> None:
+        """Ends the link, and the bond unless it is to be kept. Raises PairingFailed where it may still be there.
+
+        path: its object where it has been paired; address: under which it is looked for where it has not.
+        """
         try:
-            found = self._device(await bus.objects(), address)
+            objects = await bus.objects()
+            device = dict(self._devices(objects)).get(path or "")
+            found = (path, device) if path is not None and device is not None else self._device(objects, address)
             if found is not None and kept:
                 await bus.call(found[0], _DEVICE, "Disconnect")
             elif found is not None:

@@ -76,15 +76,15 @@ class Listed:
 class Admission:
     """One wearable's."""
 
-    def __init__(self, stack: Stack, records: Records, wearable: Listed) -> None:
-        self._stack, self._records, self._wearable = stack, records, wearable
+    def __init__(self, records: Records, wearable: Listed) -> None:
+        self._records, self._wearable = records, wearable
         self._doubtful = 0
 
     @asynccontextmanager
-    async def connecting(self) -> AsyncIterator[None]:
-        """Around an attempt to connect. Raises BondRefused, before it or instead of its error."""
+    async def connecting(self, stack: Stack) -> AsyncIterator[None]:
+        """Around an attempt to connect. Raises RadioAway and BondRefused, before it or instead of its error."""
         wearable = self._wearable
-        held = await self._stack.held(wearable.address)
+        held = await stack.held(wearable.address)
         remembered = self._records.of(wearable.name, wearable.address)
         known = bonds.learnt(remembered, held)
         if known is not None and known is not remembered:
@@ -95,7 +95,7 @@ class Admission:
         try:
             yield
         except Exception as error:
-            lost = self._stack.lost_bond(error) if held.bonded else False
+            lost = stack.lost_bond(error) if held.bonded else False
             self._doubtful = self._doubtful + 1 if lost is None else 0
             if lost or self._doubtful >= LOST_TIMES:
                 raise BondRefused(bonds.LOST.format(name=wearable.name)) from error

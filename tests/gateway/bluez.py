@@ -31,6 +31,8 @@ class Device1(ServiceInterface):
         self.hangs: asyncio.Event | None = None
         """Set once it pairs without an answer to come."""
         self.bluez: Bluez | None = None
+        self.own_address: str | None = None
+        """Told once it is paired, where it is heard under another one."""
 
     @dbus_property(access=PropertyAccess.READ)
     def Address(self) -> DBusStr:
@@ -69,6 +71,7 @@ class Device1(ServiceInterface):
         if reply.message_type is MessageType.ERROR or (self.asks == "RequestPasskey" and reply.body != [self.passkey]):
             raise DBusError("org.bluez.Error.AuthenticationFailed", "Authentication Failed")
         self.paired = True
+        self.address = self.own_address or self.address
 
 
 class Adapter1(ServiceInterface):

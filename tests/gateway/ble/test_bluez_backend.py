@@ -4,6 +4,7 @@ How BlueZ itself behaves is not shown here: it needs a kernel with a Bluetooth a
 """
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from dbus_fast import MessageType
 
 from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
-from gateway.ble.errors import PairingFailed, RadioAway
+from gateway.ble.bonds import Admission, Listed, Records
+from gateway.ble.errors import BondRefused, PairingFailed, RadioAway
 from gateway.link import rules
 from tests.gateway.bluez import OURS, STRANGER, Adapter1, Bluez, Device1
 
@@ -145,6 +147,83 @@ async def test_no_other_device_is_answered_for_while_one_is_paired(bluez: Bluez)
         assert reply.error_name == "org.bluez.Error.Rejected", asks
     pairing.cancel()
     await asyncio.wait({pairing})
+
+
+async def test_one_heard_under_a_changing_address_is_paired_if_its_own_is_the_one_meant(bluez: Bluez) -> None:
+    """BlueZ keeps the object of the address that was heard, and tells the own one once it has its identity key."""
+    adapter, private = Adapter1(), Device1("5A:00:00:00:00:01")
+    private.own_address = OURS
+    await bluez.appears(adapter, private)
+    heard_as = "5a:00:00:00:00:01"
+    with pytest.raises(PairingFailed, match=f"{STRANGER}: what was paired says that it is {OURS}; it is not paired"):
+        await BluezAdapter("hci0").pair(STRANGER, Anybody(), heard_as=heard_as)
+    assert adapter.removed == [private.path]
+    private.paired, private.address = False, "5A:00:00:00:00:01"
+    assert await BluezAdapter("hci0").pair(OURS, Anybody(), heard_as=heard_as)
+    assert (private.paired, private.connected, len(adapter.removed)) == (True, False, 1)
+    assert await BluezAdapter("hci0").bonded() == {OURS: False}
+
+
+class Anybody(Person):
+    async def passkey(self, _address: str) -> int | None:
+        return 123456
+
+
+CANCELED = BleakDBusError("org.bluez.Error.Failed", ["br-connection-canceled"])
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (CANCELED, None),
+        (BleakDBusError("org.bluez.Error.Failed", ["br-connection-key-missing"]), True),
+        (BleakDBusError("org.bluez.Error.InProgress", ["In Progress"]), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_which_failures_show_that_a_bond_is_gone(error: BaseException, lost: bool | None) -> None:
+    assert BluezAdapter().lost_bond(error) is lost
+
+
+async def test_a_bonded_wearable_that_cancels_twice_in_a_row_is_told_to_have_lost_its_bond(
+    bluez: Bluez, tmp_path: Path
+) -> None:
+    await bluez.appears(Adapter1(), Device1(OURS, paired=True))
+    stack, admission = BluezAdapter("hci0"), Admission(Records(tmp_path / "bonds.json"), Listed("left", OURS))
+
+    async def attempt(error: Exception | None) -> None:
+        async with admission.connecting(stack):
+            if error is not None:
+                raise error
+
+    for other in (None, TimeoutError()):
+        with pytest.raises(BleakDBusError):
+            await attempt(CANCELED)
+        with suppress(TimeoutError):
+            await attempt(other)
+    with pytest.raises(BleakDBusError):
+        await attempt(CANCELED)
+    with pytest.raises(BondRefused, match="it does not know its bond any more: it was reset, or another device has"):
+        await attempt(CANCELED)
+
+
+async def test_a_bond_that_vanishes_from_bluez_is_not_replaced_and_survives_no_restart(
+    bluez: Bluez, tmp_path: Path
+) -> None:
+    ours = Device1(OURS, paired=True)
+    await bluez.appears(Adapter1(), ours)
+
+    def admitted() -> AbstractAsyncContextManager[None]:
+        """As after a restart; the bond was made before records were kept."""
+        admission = Admission(Records(tmp_path / "bonds.json"), Listed("left", OURS, allow_just_works=True))
+        return admission.connecting(BluezAdapter("hci0"))
+
+    async with admitted():
+        pass
+    ours.paired = False
+    with pytest.raises(BondRefused, match="the bond is gone from this machine"):
+        async with admitted():
+            raise AssertionError("it would have been connected")
 
 
 @pytest.mark.parametrize("asks", ["pair", "known", "unpair"])

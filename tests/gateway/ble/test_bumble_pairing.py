@@ -282,22 +282,22 @@ async def test_an_address_that_changes_is_that_of_the_same_wearable_once_it_is_p
 # Who may be connected.
 
 
-def admission(adapter: BumbleAdapter, place: Place, *, allow_just_works: bool = False) -> Admission:
+def admission(place: Place, *, allow_just_works: bool = False) -> Admission:
     records = Records(place.folder / "bonds.json")
-    return Admission(adapter, records, Listed("left", place.address, allow_just_works))
+    return Admission(records, Listed("left", place.address, allow_just_works))
 
 
 async def test_a_wearable_that_was_paired_is_refused_once_its_bond_is_gone_from_here(at: At) -> None:
     place = await at(NUMERIC)
     adapter = await place.host()
     await adapter.pair(place.address, Person())
-    async with admission(adapter, place).connecting():
+    async with admission(place).connecting(adapter):
         assert await place.info(adapter)
     (place.folder / "keys.json").unlink()
     place.op("impostor", on=True)
     adapter = await place.host()
     with pytest.raises(BondRefused, match=r"the bond is gone from this machine.*`gateway pair left` near it pairs"):
-        async with admission(adapter, place).connecting():
+        async with admission(place).connecting(adapter):
             raise AssertionError("it would have been connected")
 
 
@@ -306,9 +306,9 @@ async def test_one_that_has_lost_its_key_is_told_with_the_way_out(at: At) -> Non
     adapter = await place.host()
     await adapter.pair(place.address, Person())
     place.op("forget_bonds")
-    admit = admission(adapter, place, allow_just_works=True)
+    admit = admission(place, allow_just_works=True)
     with pytest.raises(BondRefused, match=r"does not know its bond any more: .*`gateway forget left` and `gateway pa"):
-        async with admit.connecting():
+        async with admit.connecting(adapter):
             await (await place.client(adapter)).connect()
 
 
@@ -316,9 +316,9 @@ async def test_a_bond_without_digits_is_refused_where_that_is_not_allowed_any_mo
     place = await at("pairing=just_works")
     adapter = await place.host()
     await adapter.pair(place.address, Person(), without_number=True)
-    async with admission(adapter, place, allow_just_works=True).connecting():
+    async with admission(place, allow_just_works=True).connecting(adapter):
         pass
     with pytest.raises(BondRefused, match="it is paired without digits, so nobody knows who it is"):
-        async with admission(adapter, place).connecting():
+        async with admission(place).connecting(adapter):
             raise AssertionError("it would have been connected")
     assert Records(place.folder / "bonds.json").of("left", place.address) is Remembered.JUST_WORKS
