@@ -120,6 +120,7 @@ class RadioSettings(_Section):
     """transport: an HCI transport in Bumble's notation, such as serial:/dev/ttyACM0,1000000 or tcp-client:HOST:PORT.
 
     adapters, transports: several of them, in place of the one. wearables_max: links that each of them holds.
+    secure_connections: whether pairing by anything else than LE Secure Connections will do.
     """
 
     backend: Literal["bluez", "bumble"] = "bluez"
@@ -128,6 +129,7 @@ class RadioSettings(_Section):
     transport: TransportName | None = None
     transports: Annotated[tuple[TransportName, ...], Field(max_length=ADAPTERS_MAX)] | None = None
     wearables_max: Annotated[int, Field(ge=1, le=WEARABLES_MAX)] = seats.WEARABLES_MAX
+    secure_connections: Literal["preferred", "only"] = "preferred"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,6 +153,13 @@ class RadioSettings(_Section):
         if twice is not None:
             raise ValueError(f"{twice!r} stands twice among them")
         return self
+
+
+class LocalSettings(_Section):
+    """socket: by which commands reach the daemon; group: whose members may use it too."""
+
+    socket: Path | None = None
+    group: Annotated[str, StringConstraints(min_length=1)] | None = None
 
 
 class BundleSettings(_Section):
@@ -187,6 +196,7 @@ class Config(_Section):
 
     gateway: GatewaySettings
     radio: RadioSettings = RadioSettings()
+    local: LocalSettings = LocalSettings()
     bundle: BundleSettings | None = None
     stream: StreamSettings = StreamSettings()
     drift: DriftSettings = DriftSettings()
@@ -212,6 +222,20 @@ class Config(_Section):
     def adapter_of(self, wearable: WearableSettings) -> str:
         """The one that it is paired with: its own, else the first."""
         return wearable.adapter or self.radio.names[0]
+
+    @property
+    def socket(self) -> Path:
+        return self.local.socket or self.gateway.state_dir / "gateway.sock"
+
+    @property
+    def bonds_file(self) -> Path:
+        """Whom this gateway has paired."""
+        return self.gateway.state_dir / "bonds.json"
+
+    @property
+    def keys_file(self) -> Path:
+        """The bonds' keys, where no BlueZ keeps them."""
+        return self.gateway.state_dir / "bluetooth-keys.json"
 
     def wearable_named(self, name: str, file: Path) -> WearableSettings:
         """file: that this was read from. Raises InputRejected."""

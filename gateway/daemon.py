@@ -10,22 +10,28 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.ble import open_radios
+from gateway.ble import open_keys, open_radios
+from gateway.ble.bonds import Admission, Records
 from gateway.ble.radio import Radio
 from gateway.ble.radios import Radios
 from gateway.ble.runner import LinkRunner
 from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
+from gateway.commands import Commands, is_forgotten, listed_of
 from gateway.config import BundleSettings, Config, WearableSettings
 from gateway.errors import GatewayError, InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
+from gateway.link.bonds import FORGOTTEN, may_pair_by_itself
+from gateway.link.rules import State
+from gateway.local import LocalServer, SocketRefused
 from gateway.monitoring.drift import Reference
 from gateway.monitoring.gravity import GravityReference
 from gateway.motion.axes import parse_axes
@@ -124,7 +130,13 @@ class Wearable:
     """One wearable's pipeline and link, for the daemon's whole life."""
 
     def __init__(
-        self, settings: WearableSettings, model: Model, pipeline: Pipeline, writer: Writer, clock: Clock
+        self,
+        settings: WearableSettings,
+        model: Model,
+        pipeline: Pipeline,
+        writer: Writer,
+        clock: Clock,
+        records: Records,
     ) -> None:
         self.settings = settings
         self.model = model
@@ -133,7 +145,47 @@ class Wearable:
         self._rate = ArrivalRate()
         self._writer, self._clock = writer, clock
         self._profile = profile_of(settings.profile)
-        self._full, self._room = asyncio.Event(), asyncio.Event()
+        self.refusal: str | None = None
+        """Why it is not connected for what is known of its bond."""
+        self._records = records
+        self._full = asyncio.Event()
+        self._pauses: set[str] = set()
+        self._paused, self._going, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._going.set()
+        self.bond_changed()
+
+    @property
+    def link(self) -> str:
+        return self.runner.state if self.runner else "stopped"
+
+    def pause(self, why: str) -> None:
+        """Its link is ended, and none begun until every reason is gone (`resume`)."""
+        self._pauses.add(why)
+        self._paused.set()
+        self._going.clear()
+
+    def resume(self, why: str) -> None:
+        self._pauses.discard(why)
+        if not self._pauses:
+            self._paused.clear()
+            self._going.set()
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        self.pause("operator")
+        try:
+            await self._idle.wait()
+            yield
+        finally:
+            self.resume("operator")
+
+    def bond_changed(self) -> None:
+        if is_forgotten(self._records, self.settings):
+            self.refusal = FORGOTTEN.format(name=self.settings.id)
+            self.pause("forgotten")
+        else:
+            self.refusal = None
+            self.resume("forgotten")
 
     def link_up(self, radio: Radio | Radios, speed: float) -> None:
         """A runner with a conversation that knows what the journal holds."""
@@ -151,6 +203,7 @@ class Wearable:
             on_fault=self._fault,
             held=functools.partial(held_of, self._profile),
             shared=self.settings.shared,
+            admission=Admission(self._records, listed_of(self.settings)),
         )
         self.pipeline.attach(self.runner.deliver)
 
@@ -163,13 +216,15 @@ class Wearable:
         except StoreFull as full:
             log.warning("%s: %s; its samples stay on it", self.settings.id, full)
             self._full.set()
-            self._room.clear()
+            self.pause("full")
         else:
             self._rate.observe(now.mono_ns, self.pipeline.stream.moments)
 
     def _state(self, state: str) -> None:
         why = f" ({self.runner.why})" if self.runner is not None and state in TELLS_WHY else ""
         log.info("%s: %s%s", self.settings.id, state, why)
+        if state == State.CONFIGURING:
+            self.refusal = None
 
     def _fault(self, name: str, detail: str) -> None:
         faults = self.pipeline.shown.faults
@@ -178,6 +233,10 @@ class Wearable:
             case "other_profile":
                 hint = f"is profile {self.settings.profile!r} the right one for it?"
                 log.warning("%s (%s): %s; %s", self.settings.id, self.settings.address, detail, hint)
+            case "bond_refused":
+                if detail != self.refusal:
+                    log.warning("%s (%s): %s", self.settings.id, self.settings.address, detail)
+                self.refusal = detail
             case "duplicate":
                 log.debug("%s: %s: %s", self.settings.id, name, detail)
             case _:
@@ -187,19 +246,22 @@ class Wearable:
         """The link until cancelled. When the store is full the wearable keeps its samples, and is asked again later."""
         while True:
             assert self.runner is not None
-            running = asyncio.create_task(self.runner.run())
-            try:
-                await self._full.wait()
-                await self.runner.stop()
-            finally:
-                running.cancel()
-            await self._room.wait()
+            if not self._pauses:
+                running = asyncio.create_task(self.runner.run())
+                try:
+                    await self._paused.wait()
+                    await self.runner.stop()
+                finally:
+                    running.cancel()
+            self._idle.set()
+            await self._going.wait()
+            self._idle.clear()
             self.link_up(radio, speed)
 
     def committed(self, row: int) -> None:
         self.pipeline.committed(row)
-        if self._full.is_set() and self._writer.room() >= FULL_ROOM_BYTES:
-            self._room.set()
+        if "full" in self._pauses and self._writer.room() >= FULL_ROOM_BYTES:
+            self.resume("full")
 
     def doubt(self) -> str | None:
         """Why its answers should not be relied on, as far as time has shown it."""
@@ -211,7 +273,8 @@ class Wearable:
     def status(self) -> dict[str, Any]:
         stream, shown, runner = self.pipeline.stream, self.pipeline.shown, self.runner
         return {
-            "link": runner.state if runner else "stopped",
+            "link": self.link,
+            "refused": self.refusal,
             "why": runner.why if runner else "",
             "adapter": runner.adapter if runner else None,
             "retry_s": round(retry_s) if runner and (retry_s := runner.retry_s) is not None else None,
@@ -260,6 +323,7 @@ class Daemon:
         self.interpreter = ThreadPoolExecutor(1, "interpreter")
         self.store_fault: str | None = None
         self.writer = Writer(store, self.loop, self._committed, self._store_said)
+        self.records = Records(config.bonds_file)
         self.wearables = [
             self._wearable(settings, bundles[config.bundle_of(settings)]) for settings in config.wearables
         ]
@@ -267,7 +331,13 @@ class Daemon:
             config.radio.backend,
             config.radio.names,
             wearables_max=config.radio.wearables_max,
-            just_works=[wearable.address for wearable in config.wearables if wearable.allow_just_works],
+            just_works=[
+                wearable.address
+                for wearable in config.wearables
+                if may_pair_by_itself(self.records.of(wearable.id, wearable.address), wearable.allow_just_works)
+            ],
+            keys=open_keys(config.radio.backend, config.keys_file),
+            legacy=config.radio.secure_connections != "only",
             only={wearable.address: wearable.adapter for wearable in config.wearables if wearable.adapter},
         )
         self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
@@ -277,6 +347,8 @@ class Daemon:
         self._unheard_told = False
         self._status_failing = False
         self._manager = ServiceManager()
+        commands = Commands(config, self.radio, self.records, self.wearables, self._status)
+        self.local = LocalServer(config.socket, commands.operations(), config.local.group)
 
     def _wearable(self, settings: WearableSettings, loaded: Loaded) -> Wearable:
         """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated."""
@@ -324,7 +396,7 @@ class Daemon:
             snapshot_rows=config.stream.snapshot_rows,
         )
         pipeline.replay(self.store.journal_after(settings.id, stream.row))
-        return Wearable(settings, model, pipeline, self.writer, self.clock)
+        return Wearable(settings, model, pipeline, self.writer, self.clock, self.records)
 
     def _infer_with(self, loaded: Loaded) -> Infer:
         async def infer(windows: Float32) -> Float32:
@@ -347,6 +419,10 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stopping.set)
         self.loop.add_signal_handler(signal.SIGUSR1, self._release)
+        try:
+            await self.local.start()
+        except SocketRefused as refused:  # all else works without it
+            log.warning("no command reaches this daemon: %s", refused)
         speed = self.clock.speed
         for wearable in self.wearables:
             wearable.link_up(self.radio, speed)
@@ -366,6 +442,7 @@ class Daemon:
             log.info("collecting from %d wearables", len(self.wearables))
             await stopping.wait()
             self._manager.stopping()
+            await self.local.stop()
             await self._stop_links()
             for task in working:
                 task.cancel()
@@ -449,7 +526,7 @@ class Daemon:
 
     def _verdict(self) -> Verdict:
         links = {
-            w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.runner.obstacle)
+            w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.refusal or w.runner.obstacle)
             for w in self.wearables
             if w.runner
         }
@@ -469,10 +546,9 @@ class Daemon:
             )
         )
 
-    def _write_status(self, file: Path) -> None:
-        """Replaced as a whole, so that no reader sees half of it."""
+    def _status(self) -> dict[str, Any]:
         verdict, now = self._verdict(), self.clock.now()
-        status = {
+        return {
             "pid": os.getpid(),
             "gateway": self.config.gateway.id,
             "time_utc_ns": now.utc_ns,
@@ -492,6 +568,10 @@ class Daemon:
             },
             "wearables": {w.settings.id: w.status() for w in self.wearables},
         }
+
+    def _write_status(self, file: Path) -> None:
+        """Replaced as a whole, so that no reader sees half of it."""
+        status = self._status()
         partial = file.with_name(file.name + ".partial")
         try:
             partial.write_text(json.dumps(status, indent=1) + "\n")
@@ -521,3 +601,5 @@ async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None =
             await daemon.run(status_file)
         except ExceptionGroup as group:  # of the task group; what is ours is told as such
             raise next((e for e in group.exceptions if isinstance(e, GatewayError)), group) from None
+        finally:
+            await daemon.local.stop()

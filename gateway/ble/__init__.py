@@ -8,6 +8,12 @@ from gateway.ble.errors import RadioRejected
 from gateway.link.seats import WEARABLES_MAX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.ble.bluez_agent import Answers
+    from gateway.ble.bluez_backend import BluezAdapter
+    from gateway.ble.bumble_backend import BumbleAdapter
+    from gateway.ble.bumble_keys import KeyFile
     from gateway.ble.radio import Radio
     from gateway.ble.radios import Radios
 
@@ -41,6 +47,42 @@ def check_transport(transport: str) -> None:
         )
 
 
+def open_adapter(
+    backend: Literal["bluez", "bumble"],
+    name: str,
+    *,
+    answers: "Answers | None" = None,
+    keys: "KeyFile | None" = None,
+    legacy: bool = True,
+) -> "BluezAdapter | BumbleAdapter":
+    """Not attached. keys: as open_keys gives them. legacy: whether pairing without LE Secure Connections will do on
+    bumble. Raises RadioRejected."""
+    if backend == "bluez":
+        from gateway.ble.bluez_backend import BluezAdapter
+
+        return BluezAdapter(name, answers)
+    _need_bumble()
+    from gateway.ble.bumble_backend import BumbleAdapter
+
+    return BumbleAdapter(name, keys, answers, legacy=legacy)
+
+
+def open_keys(backend: Literal["bluez", "bumble"], file: "Path") -> "KeyFile | None":
+    """The bonds that this program keeps itself; BlueZ keeps its own. Raises RadioRejected and FileDamaged."""
+    if backend == "bluez":
+        return None
+    _need_bumble()
+    from gateway.ble.bumble_keys import KeyFile
+
+    return KeyFile(file)
+
+
+def _need_bumble() -> None:
+    if find_spec("bumble") is None:
+        hint = "pip install 'fidget-gateway[bumble]'"
+        raise RadioRejected('radio backend "bumble": the package bumble is not installed', hint=hint)
+
+
 def open_radio(
     backend: Literal["bluez", "bumble"],
     *,
@@ -49,31 +91,27 @@ def open_radio(
     just_works: Collection[str] = (),
     wearables_max: int = WEARABLES_MAX,
     on_status: Callable[[str], None] = lambda _status: None,
+    keys: "KeyFile | None" = None,
+    legacy: bool = True,
 ) -> "Radio":
     """One adapter's radio, not yet running. just_works: addresses that may pair without anybody having seen a number.
-    wearables_max: links that the adapter holds. Raises RadioRejected."""
+    wearables_max: links that the adapter holds. keys, legacy: as open_adapter has them. Raises
+    RadioRejected."""
+    from gateway.ble.bluez_agent import Refusals
     from gateway.ble.radio import Radio
     from gateway.link import rules
 
-    if backend == "bluez":
-        from gateway.ble.bluez_agent import Refusals
-        from gateway.ble.bluez_backend import BluezAdapter
-
-        answers = Refusals(
-            just_works,
-            refused=lambda address: radio.leave_alone(address),
-            allowed=lambda address: radio.notice(address, rules.Asked()),
-        )
-        radio = Radio(BluezAdapter(adapter, answers), on_status, wearables_max)
-        return radio
-    if find_spec("bumble") is None:
-        hint = "pip install 'fidget-gateway[bumble]'"
-        raise RadioRejected('radio backend "bumble": the package bumble is not installed', hint=hint)
-    if transport is None:
+    name = adapter if backend == "bluez" else transport
+    if name is None:
         raise RadioRejected('radio backend "bumble" needs a transport', hint="Such as serial:/dev/ttyACM0,1000000.")
-    from gateway.ble.bumble_backend import BumbleAdapter
-
-    return Radio(BumbleAdapter(transport), on_status, wearables_max)
+    answers = Refusals(
+        just_works,
+        refused=lambda address: radio.leave_alone(address),
+        allowed=lambda address: radio.notice(address, rules.Asked()),
+    )
+    made = open_adapter(backend, name, answers=answers, keys=keys, legacy=legacy)
+    radio = Radio(made, on_status, wearables_max)
+    return radio
 
 
 def open_radios(
@@ -83,6 +121,8 @@ def open_radios(
     wearables_max: int = WEARABLES_MAX,
     just_works: Collection[str] = (),
     only: Mapping[str, str] | None = None,
+    keys: "KeyFile | None" = None,
+    legacy: bool = True,
 ) -> "Radios":
     """The radios of all these adapters, or transports, not yet running. only: the name of the one that may hold a
     wearable, by its address. Raises RadioRejected."""
@@ -91,5 +131,7 @@ def open_radios(
     made = []
     for name in names:
         which: _Which = {"adapter": name} if backend == "bluez" else {"transport": name}
-        made.append(open_radio(backend, **which, just_works=just_works, wearables_max=wearables_max))
+        made.append(
+            open_radio(backend, **which, just_works=just_works, wearables_max=wearables_max, keys=keys, legacy=legacy)
+        )
     return Radios(made, only)

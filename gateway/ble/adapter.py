@@ -8,7 +8,9 @@ from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 
+from gateway.ble.bluez_agent import Answers
 from gateway.link import rules
+from gateway.link.bonds import Held
 
 Heard = Callable[[BLEDevice, AdvertisementData], None]
 Lost = Callable[[BleakClient], None]
@@ -61,4 +63,34 @@ class Adapter(Protocol):
 
     async def forget(self, device: BLEDevice) -> None:
         """Ends what the stack still holds of this device: a link, an attempt to connect."""
+        ...
+
+    # Bonds: gateway/ble/bonds.py and operator.py.
+
+    async def held(self, address: str) -> Held:
+        """What the stack holds of this wearable's pairing. Raises RadioAway."""
+        ...
+
+    async def bonded(self) -> dict[str, bool]:
+        """Who is paired, by address, and whether it is connected. Raises RadioAway."""
+        ...
+
+    def lost_bond(self, error: BaseException) -> bool | None:
+        """Whether a failed connect shows that the wearable has not got its key; None: it may be so."""
+        ...
+
+    async def pair(
+        self,
+        address: str,
+        answers: Answers | None = None,
+        *,
+        without_number: bool = False,
+        heard_as: str | None = None,
+        listening: Listening | None = None,
+    ) -> bool:
+        """Whether a number was typed, compared or shown. Raises PairingFailed and RadioAway."""
+        ...
+
+    async def unpair(self, address: str) -> bool:
+        """Whether there was anything to forget. Raises RadioAway."""
         ...

@@ -4,16 +4,20 @@ The rules are gateway/link/bonds.py. What is remembered stands in a file of its 
 that vanishes from BlueZ is noticed, and one that an operator ended stays ended.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from gateway.ble.adapter import Adapter
 from gateway.ble.errors import BondRefused
 from gateway.ble.private_file import read_private, write_private
+from gateway.errors import GatewayError
 from gateway.link import bonds
 from gateway.link.bonds import Held, Remembered
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 LOST_TIMES = 2
@@ -52,18 +56,6 @@ def _is_record(found: object) -> bool:
     )
 
 
-class Stack(Protocol):
-    """Of an adapter, what is asked of it here."""
-
-    async def held(self, address: str) -> Held:
-        """Raises RadioAway."""
-        ...
-
-    def lost_bond(self, error: BaseException) -> bool | None:
-        """Whether a failed connect shows that the wearable has not got its key; None: it may be so."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A wearable of the configuration."""
@@ -81,14 +73,10 @@ class Admission:
         self._doubtful = 0
 
     @asynccontextmanager
-    async def connecting(self, stack: Stack) -> AsyncIterator[None]:
+    async def connecting(self, stack: Adapter) -> AsyncIterator[None]:
         """Around an attempt to connect. Raises RadioAway and BondRefused, before it or instead of its error."""
         wearable = self._wearable
-        held = await stack.held(wearable.address)
-        remembered = self._records.of(wearable.name, wearable.address)
-        known = bonds.learnt(remembered, held)
-        if known is not None and known is not remembered:
-            self._records.remember(wearable.name, wearable.address, known)
+        held, known = await self._learn(stack)
         refused = bonds.refusal(known, held, wearable.allow_just_works)
         if refused is not None:
             raise BondRefused(refused.format(name=wearable.name))
@@ -101,3 +89,20 @@ class Admission:
                 raise BondRefused(bonds.LOST.format(name=wearable.name)) from error
             raise
         self._doubtful = 0
+
+    async def streaming(self, stack: Adapter) -> None:
+        """It may have paired by itself meanwhile, which counts from now on."""
+        try:
+            await self._learn(stack)
+        except GatewayError as error:  # the next attempt to connect will say so too
+            log.warning("%s: what is paired cannot be noted: %s", self._wearable.name, error)
+
+    async def _learn(self, stack: Adapter) -> tuple[Held, Remembered | None]:
+        """What the stack holds, and what is remembered from now on."""
+        wearable = self._wearable
+        held = await stack.held(wearable.address)
+        remembered = self._records.of(wearable.name, wearable.address)
+        known = bonds.learnt(remembered, held)
+        if known is not None and known is not remembered:
+            self._records.remember(wearable.name, wearable.address, known)
+        return held, known

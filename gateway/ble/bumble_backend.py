@@ -526,6 +526,7 @@ class BumbleClient(BaseBleakClient):
         self._connection: Connection | None = None
         self._peer: Peer | None = None
         self._notifying: dict[int, Callable[[bytes], None]] = {}
+        self._opening = False
 
     @property
     def name(self) -> str:
@@ -552,7 +553,7 @@ class BumbleClient(BaseBleakClient):
             connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
             connection.on(Connection.EVENT_PAIRING_START, lambda: self._told(rules.Asked()))
             connection.on(Connection.EVENT_PAIRING, lambda _keys: self._told(rules.Bonded()))
-            self._connection = connection
+            self._connection, self._opening = connection, True
             self._told(rules.Linked())
             try:
                 if self._radio.keys.held(self.address).bonded:
@@ -565,6 +566,8 @@ class BumbleClient(BaseBleakClient):
             except BaseException:
                 await self.disconnect()
                 raise
+            finally:
+                self._opening = False
 
     async def _find(self, address: str) -> BLEDevice:
         found: asyncio.Future[BLEDevice] = asyncio.get_running_loop().create_future()
@@ -628,7 +631,7 @@ class BumbleClient(BaseBleakClient):
         self._connection.remove_listener(Connection.EVENT_DISCONNECTION, self._disconnected)
         self._connection = self._peer = self.services = None
         self._notifying.clear()
-        if self._disconnected_callback is not None:
+        if self._disconnected_callback is not None and not self._opening:  # else connect tells it, and why
             self._disconnected_callback()
 
     async def pair(self, *_args: Any, **_kwargs: Any) -> None:

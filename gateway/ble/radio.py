@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from bleak.backends.device import BLEDevice
@@ -29,6 +29,8 @@ RESCAN_S = 30.0
 nothing (BlueZ 5.66 and 5.82)."""
 SCAN_FAILURES_MAX = 3
 """In a row; then the adapter is attached afresh, which on a Bumble host ends every link."""
+READY_S = 5.0
+"""So long whoever asks something of the radio waits for its adapter."""
 RETRY_MAX_S = 5.0
 """Between attempts at an adapter that is away; looking for it costs little."""
 
@@ -97,6 +99,8 @@ class Radio:
         self._turns = Turns()
         self._askers: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._strangers: dict[str, Stranger] = {}
+        self._overhearing: list[Heard] = []
+        self._up = asyncio.Event()
         self._listening: set[str] = set()
         self._watched: set[str] = set()
         self._alone: dict[str, asyncio.TimerHandle] = {}
@@ -191,6 +195,37 @@ class Radio:
         if self._turns.holder is not None and self._turns.crowded:
             self._askers[self._turns.holder][1]()
 
+    @contextlib.asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """Nobody else connects while it lasts. name: unlike any address."""
+        granted = asyncio.Event()
+        self.take_turn(name, 0, granted.set, lambda: None)
+        try:
+            await granted.wait()
+            yield
+        finally:
+            self.release_turn(name)
+
+    async def ready(self) -> None:
+        """Once its adapter serves, as it does soon after the start. Raises RadioAway."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._up.wait()
+        except TimeoutError:
+            raise RadioAway(self.status) from None
+
+    @contextlib.asynccontextmanager
+    async def overhear(self, heard: Heard) -> AsyncIterator[None]:
+        """While it lasts it scans, and heard is given every advertisement of anybody. Raises RadioAway."""
+        await self.ready()
+        self._overhearing.append(heard)
+        self._look_out()
+        try:
+            yield
+        finally:
+            self._overhearing.remove(heard)
+            self._look_out()
+
     def strangers(self, services: Collection[str]) -> list[Stranger]:
         """Who else advertises one of these services, while somebody is listened for; the latest heard last."""
         return [one for one in self._strangers.values() if not one.services.isdisjoint(services)]
@@ -212,7 +247,9 @@ class Radio:
 
     def _look_out(self) -> None:
         """Scanning takes air time from the links: where there is no room it would be for nothing."""
-        useful = self._watched or self._listening & self._seats.held or (self._listening and self.room)
+        useful = (
+            self._overhearing or self._watched or self._listening & self._seats.held or (self._listening and self.room)
+        )
         on, off = (self._wanted, self._unwanted) if useful else (self._unwanted, self._wanted)
         on.set()
         off.clear()
@@ -225,6 +262,12 @@ class Radio:
         over = asyncio.get_running_loop().call_later(UNPAIRED_S, lambda: self._alone.pop(address, None))
         self._alone[address] = over
         self.notice(address, rules.Refused())
+
+    def heed(self, address: str) -> None:
+        """It is left alone no longer."""
+        over = self._alone.pop(address.upper(), None)
+        if over is not None:
+            over.cancel()
 
     async def run(self) -> None:
         """Raises RadioRejected where no waiting can help."""
@@ -258,6 +301,10 @@ class Radio:
     def _show(self, status: str) -> None:
         if status != self.status:
             self.status = status
+            if self.available:
+                self._up.set()
+            else:
+                self._up.clear()
             if not self.available and status != "stopped":
                 log.warning("radio: %s; trying again", status)
             self._on_status(status)
@@ -298,6 +345,8 @@ class Radio:
         self._show("ready")
 
     def _advertised(self, device: BLEDevice, data: AdvertisementData) -> None:
+        for overheard in tuple(self._overhearing):
+            overheard(device, data)
         address = device.address.upper()
         if address in self._heard:
             now_s = asyncio.get_running_loop().time()

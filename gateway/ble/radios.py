@@ -1,7 +1,8 @@
 """Several adapters as one: each wearable is held by one of them at a time, the one that hears it best and has room."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from gateway.ble.radio import Heard, Noticed, Radio, Stranger, ignore
 from gateway.link import rules
@@ -18,6 +19,28 @@ class Radios:
     def _of(self, address: str) -> list[Radio]:
         name = self._only.get(address.upper())
         return list(self._radios.values()) if name is None else [self._radios[name]]
+
+    def named(self, adapter: str) -> Radio:
+        return self._radios[adapter]
+
+    @contextlib.asynccontextmanager
+    async def overhear(self, heard: Heard) -> AsyncIterator[None]:
+        """As Radio has it, of all that are there. Raises RadioAway where none is."""
+        if not self.available:
+            await next(iter(self._radios.values())).ready()
+        async with contextlib.AsyncExitStack() as listening:
+            for radio in self._radios.values():
+                if radio.available:
+                    await listening.enter_async_context(radio.overhear(heard))
+            yield
+
+    async def bonded(self) -> dict[str, bool]:
+        """By address, whether it is connected: of all adapters. Raises RadioAway."""
+        found: dict[str, bool] = {}
+        for radio in self._radios.values():
+            for address, connected in (await radio.adapter.bonded()).items():
+                found[address] = connected or found.get(address, False)
+        return found
 
     @property
     def available(self) -> bool:
@@ -60,6 +83,10 @@ class Radios:
     def leave_alone(self, address: str) -> None:
         for radio in self._of(address):
             radio.leave_alone(address)
+
+    def heed(self, address: str) -> None:
+        for radio in self._of(address):
+            radio.heed(address)
 
     def strangers(self, services: Collection[str]) -> list[Stranger]:
         """As Radio has it; one that several adapters hear once."""

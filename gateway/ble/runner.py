@@ -18,6 +18,7 @@ from bleak.backends.characteristic import BleakGATTCharacteristic
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 
+from gateway.ble.bonds import Admission
 from gateway.ble.errors import BondRefused
 from gateway.ble.radio import Radio
 from gateway.ble.radios import Radios
@@ -80,9 +81,11 @@ class LinkRunner:
     another profile; None for all, and no such test. now_ns: the conversation's time; real_delay_s: how long a span of
     it, in ns, lasts for the loop. observe, on_state and on_fault are called in the loop and must not block; on_fault is
     given what the conversation reports and what went wrong on the link (`connect_failed`, `other_profile`,
-    `gatt_failed`, `link_lost`, `timed_out`, `internal`). held: whether the manufacturer data of an advertisement (by
-    company) says that a central holds the wearable, None where it tells nothing; one that is held is not connected.
-    shared: other gateways may have it by the rules of gateway/link/sharing.py.
+    `bond_refused`, `gatt_failed`, `link_lost`, `timed_out`, `internal`). held: whether the manufacturer data of an
+    advertisement (by company) says that a central holds the wearable, None where it tells nothing; one that is held is
+    not connected.
+    shared: other gateways may have it by the rules of gateway/link/sharing.py. admission: whether its bond lets it be
+    connected; None: no bond is asked for.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class LinkRunner:
         on_fault: Callable[[str, str], None],
         held: Callable[[Mapping[int, bytes]], bool | None] = lambda _: None,
         shared: bool = False,
+        admission: Admission | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.address = address.upper()
@@ -116,6 +120,8 @@ class LinkRunner:
         self._jitter = jitter
         self._link = Link(silence_s)
         self._held = held
+        self._admission = admission
+        self._noting: asyncio.Task[None] | None = None
         self._share = Share() if shared else None
         self._looking: asyncio.Task[None] | None = None
         self._lets_go = False
@@ -179,7 +185,7 @@ class LinkRunner:
             for timer in (self._due, self._wake):
                 if timer is not None:
                     timer.cancel()
-            for task in (self._opening, self._operating):
+            for task in (self._opening, self._operating, self._noting):
                 if task is not None:
                     task.cancel()
             self._look(False)
@@ -253,6 +259,8 @@ class LinkRunner:
                 case rules.Refused():
                     self._report("unpaired", self._link.why)
         self._on_state(state)
+        if state is State.STREAMING and was is not State.DRAINING and self._admission is not None and self._seat:
+            self._noting = asyncio.create_task(self._admission.streaming(self._seat.adapter))
         if self._share is not None:
             self._share = self._shared(self._share, was, event)
         if isinstance(event, rules.Opened):
@@ -352,14 +360,24 @@ class LinkRunner:
         told = functools.partial(self._told, device := self._device)
         client = self._client = adapter.client(device, self._lost, self._services, timeout_s, told)
         try:
-            await client.connect()
+            if self._admission is None:
+                await client.connect()
+            else:
+                async with self._admission.connecting(adapter):
+                    await client.connect()
         except Exception as error:  # a stack's own kinds come through bleak too
             full = adapter.is_full(error)
             if full:
                 seat.refused(self.address)
             half_open = adapter.left_half_open(error)
             lasting = isinstance(error, BondRefused)
-            self._failed("connect_failed", _words(error), half_open=half_open, lasting=lasting, full=full)
+            self._failed(
+                "bond_refused" if lasting else "connect_failed",
+                _words(error),
+                half_open=half_open,
+                lasting=lasting,
+                full=full,
+            )
         else:
             self.counters.connects += 1
             if self._services is not None and client.services.get_service(self._services[0]) is None:

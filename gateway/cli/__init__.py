@@ -16,11 +16,12 @@ from gateway.errors import GatewayError
 
 COMMANDS = {
     "run": "collect, infer and publish until stopped: the daemon",
+    "status": "what the running daemon is doing, and whether all is well",
     "check": "validate a configuration and explain every error in it",
     "scan": "list the wearables that advertise near here, and which profile they speak",
     "pair": "pair with a wearable, by the six digits that it shows or asks for",
     "forget": "forget the pairing with a wearable",
-    "wearables": "list the configured wearables, and which of them are paired and connected",
+    "wearables": "list the configured wearables, and which of them are paired, connected or refused",
     "connparams": "have the kernel connect to the configured wearables with the parameters that they need",
     "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",

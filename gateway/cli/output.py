@@ -1,6 +1,7 @@
 """What commands write: a file as a whole, and how far they are on a terminal."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -28,6 +29,12 @@ def write_whole(file: Path, content: bytes, *, named: str, like: os.stat_result 
         raise InputRejected(f"{named} {file}: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _liken(stream: IO[bytes], like: os.stat_result) -> None:

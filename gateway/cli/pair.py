@@ -1,4 +1,4 @@
-"""`gateway pair`: a bond with one wearable, by the digits that it shows.
+"""`gateway pair`: a bond with one wearable, by the digits that it shows, or that are typed on it.
 
 What is asked goes to standard error and is answered on standard input, the result to standard output.
 """
@@ -10,29 +10,31 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import add_wearable
 from gateway.errors import InputRejected
 
 if TYPE_CHECKING:
-    from gateway.ble.bluez_agent import Answers
-    from gateway.ble.bluez_backend import BluezAdapter
-    from gateway.config import Config
+    from gateway.config import Config, WearableSettings
 
 _DIGITS = re.compile(r"[0-9]{6}")
+_ADDRESS = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Pairs with a wearable of the configuration, which has to be near and ready to pair: type the six digits that "
-        "it shows, or say whether it shows the same as here. It may be done beside the running daemon, whose link to "
-        "the wearable it ends. BlueZ keeps the bond, until `gateway forget`. Exit codes: 0 paired (or it was), 1 it "
-        "could not be paired, 2 something is wrong with the input, 130 stopped by Ctrl-C."
+        "it shows, say whether it shows the same as here, or type on it what is shown here. The running daemon does "
+        "it, or this command where none runs. The bond stays until `gateway forget`. Exit codes: 0 paired (or it "
+        "was), 1 it could not be paired, 2 something is wrong with the input, 130 stopped by Ctrl-C."
     )
     add_wearable(parser, "TOML, the daemon's; `gateway check` explains it")
     parser.add_argument(
         "--passkey", metavar="DIGITS", help="the six digits that it always shows, where nobody can be asked"
+    )
+    parser.add_argument(
+        "--heard-as", metavar="ADDRESS", help="where its address changes: the one that `gateway scan` shows now"
     )
 
 
@@ -41,48 +43,71 @@ def run(args: argparse.Namespace) -> int:
 
     if args.passkey is not None and not _DIGITS.fullmatch(args.passkey):
         raise InputRejected(f"--passkey {args.passkey!r}: expected six digits")
+    if args.heard_as is not None and not _ADDRESS.fullmatch(args.heard_as):
+        raise InputRejected(f"--heard-as {args.heard_as!r}: expected an address such as 5A:FF:EE:00:00:01")
     config = load_config(args.config)
     wearable = config.wearable_named(args.wearable, args.config)
-    adapter = bluez_of(config, config.adapter_of(wearable), _Asked(args.passkey, wearable.allow_just_works))
     try:
-        return asyncio.run(_pair(adapter, wearable.id, wearable.address, wearable.allow_just_works))
+        return asyncio.run(_pair(config, wearable, _Asked(args.passkey), args.heard_as))
     except asyncio.CancelledError:
         print("stopped", file=sys.stderr)
         return 130
 
 
-def bluez_of(config: "Config", name: str, answers: "Answers | None" = None) -> "BluezAdapter":
-    """name: of the adapter. Raises InputRejected where the configuration has another backend."""
-    from gateway.ble.bluez_backend import BluezAdapter
+async def _pair(config: "Config", wearable: "WearableSettings", asked: "_Asked", heard_as: str | None) -> int:
+    from gateway.cli.beside import asked_of_daemon
 
-    if config.radio.backend != "bluez":
-        raise InputRejected(
-            f"radio.backend {config.radio.backend!r}: it keeps no bonds yet", hint='Pairing needs backend = "bluez".'
-        )
-    return BluezAdapter(name, answers)
-
-
-async def _pair(adapter: "BluezAdapter", name: str, address: str, allow_just_works: bool) -> int:
-    if (await adapter.known()).get(address.upper(), {}).get("Paired", False):
-        print(f"{name}: is paired already; `gateway forget {name}` ends that")
-        return 0
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         with suppress(RuntimeError, ValueError):  # not the main thread
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    print(f"{name} ({address}): looking for it; it has to be near and ready to pair", file=sys.stderr)
-    numbered = await adapter.pair(address, without_number=allow_just_works)
-    print(f"{name}: paired" + ("" if numbered else ", without digits"))
+    wanted = {"wearable": wearable.id} | ({"heard_as": heard_as} if heard_as else {})
+    answer = await asked_of_daemon(config, "pair", wanted, _tell, asked.answer)
+    how = answer.get("paired") if answer is not None else await _alone(config, wearable, asked, heard_as)
+    match how:
+        case "already":
+            print(f"{wearable.id}: is paired already; `gateway forget {wearable.id}` ends that")
+        case "just_works":
+            print(f"{wearable.id}: paired, without digits")
+        case _:
+            print(f"{wearable.id}: paired")
     return 0
+
+
+async def _alone(config: "Config", wearable: "WearableSettings", asked: "_Asked", heard_as: str | None) -> str:
+    from gateway.ble import operator
+    from gateway.cli.beside import adapter_alone, listed, records_of
+
+    adapter, records = adapter_alone(config, config.adapter_of(wearable)), records_of(config)
+    _tell({"text": operator.looking_for(wearable.id, heard_as or wearable.address)})
+    async with adapter.alone():
+        return await operator.pair(adapter, records, listed(wearable), asked, heard_as=heard_as)
+
+
+def _tell(what: dict[str, Any]) -> None:
+    if isinstance(text := what.get("text"), str):
+        print(text, file=sys.stderr, flush=True)
 
 
 class _Asked:
     """A person's answers, or those of the command line."""
 
-    def __init__(self, passkey: str | None, allow_just_works: bool) -> None:
-        self._passkey, self._allow_just_works = passkey, allow_just_works
+    def __init__(self, passkey: str | None) -> None:
+        self._passkey = passkey
         self._line: asyncio.Future[str] | None = None
+
+    async def answer(self, question: dict[str, Any]) -> int | bool | None:
+        """To what the daemon asks."""
+        match question:
+            case {"kind": "passkey"}:
+                return await self.passkey("")
+            case {"kind": "confirm", "number": int(number)}:
+                return await self.confirm("", number)
+            case {"kind": "shown", "number": int(number)}:
+                return await self.shown("", number)
+            case _:
+                return None
 
     async def passkey(self, _address: str) -> int | None:
         typed = self._passkey
@@ -102,7 +127,8 @@ class _Asked:
         return True
 
     async def just_works(self, _address: str) -> bool:
-        return self._allow_just_works
+        """Whether a bond without a number is kept is the configuration's to say."""
+        return True
 
     async def _ask(self, question: str) -> str:
         """Empty where nobody answers. A line that an earlier question still waits for answers this one."""

@@ -1,46 +1,63 @@
-"""`gateway wearables`: the configured ones, and what BlueZ knows of them."""
+"""`gateway wearables`: the configured ones, who is paired, connected, or refused."""
 
 import argparse
 import asyncio
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.arguments import add_config
+from gateway.cli.output import aligned
+
+if TYPE_CHECKING:
+    from gateway.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Lists the wearables of a configuration with what BlueZ knows of them now. It may be done beside the running "
-        "daemon. Exit codes: 0 listed, 1 BlueZ does not answer, 2 something is wrong with the input."
+        "Lists the wearables of a configuration: of the running daemon's, where one runs, else what Bluetooth knows of "
+        "them now. Exit codes: 0 listed, 1 BlueZ does not answer, 2 something is wrong with the input."
     )
     add_config(parser, "TOML, the daemon's; `gateway check` explains it")
     parser.add_argument("--json", action="store_true", help="as a JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
-    from gateway.cli.pair import bluez_of
     from gateway.config import load_config
 
-    config = load_config(args.config)
-    known = {name: asyncio.run(bluez_of(config, name).known()) for name in config.radio.names}
-    rows = []
-    for wearable in config.wearables:
-        devices = {name: found.get(wearable.address.upper(), {}) for name, found in known.items()}
-        rows.append(
-            {
-                "id": wearable.id,
-                "address": wearable.address,
-                "profile": wearable.profile,
-                "paired": bool(devices[config.adapter_of(wearable)].get("Paired", False)),
-                "connected": any(device.get("Connected", False) for device in devices.values()),
-            }
-        )
-    if args.json:
-        print(json.dumps(rows))
-        return 0
-    width = max(len("id"), *(len(str(row["id"])) for row in rows))
-    profile_width = max(len("profile"), *(len(str(row["profile"])) for row in rows))
-    print(f"{'id':<{width}}  {'address':<17}  {'profile':<{profile_width}}  paired  connected")
-    for row in rows:
-        paired, connected = ("yes" if row[key] else "no" for key in ("paired", "connected"))
-        print(f"{row['id']:<{width}}  {row['address']}  {row['profile']:<{profile_width}}  {paired:<6}  {connected}")
+    rows = asyncio.run(_rows(load_config(args.config)))
+    print(json.dumps(rows) if args.json else table(rows))
     return 0
+
+
+async def _rows(config: "Config") -> list[dict[str, Any]]:
+    from gateway.cli.beside import adapter_alone, asked_of_daemon, records_of
+
+    answer = await asked_of_daemon(config, "wearables")
+    if answer is not None:
+        return list(answer.get("wearables", []))
+    records = records_of(config)
+    bonded = {name: await adapter_alone(config, name).bonded() for name in config.radio.names}
+    return [
+        {
+            "id": wearable.id,
+            "address": wearable.address,
+            "profile": wearable.profile,
+            "paired": wearable.address in bonded[config.adapter_of(wearable)],
+            "connected": any(found.get(wearable.address, False) for found in bonded.values()),
+            "bond": records.of(wearable.id, wearable.address),
+        }
+        for wearable in config.wearables
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """With why the refused ones are, below."""
+    keys = ["id", "address", "profile", "paired", "connected"]
+    told = [[{True: "yes", False: "no"}.get(row[key], str(row[key])) for key in keys] for row in rows]
+    links = [str(row["link"]) for row in rows if "link" in row]
+    if links:
+        keys, told = [*keys, "link"], [[*line, link] for line, link in zip(told, links, strict=True)]
+    lines = [aligned([keys, *told])]
+    lines += [f"{row['id']}: {row['refused']}" for row in rows if row.get("refused")]
+    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from gateway.local.client import NotAllowed, NotRunning, RefusedByDaemon, request
 from gateway.local.protocol import VERSION
-from gateway.local.server import LocalServer, Operation, SocketTaken, Talk
+from gateway.local.server import LocalServer, Operation, SocketRefused, SocketTaken, Talk
 
 __all__ = [
     "VERSION",
@@ -11,6 +11,7 @@ __all__ = [
     "NotRunning",
     "Operation",
     "RefusedByDaemon",
+    "SocketRefused",
     "SocketTaken",
     "Talk",
     "request",

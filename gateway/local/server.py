@@ -31,9 +31,15 @@ PATH_BYTES_MAX = 107
 
 
 class SocketTaken(GatewayError):
+    """Another gateway of this state directory runs."""
+
+    hint = "`gateway status` says what it does."
+
+
+class SocketRefused(GatewayError):
     """The socket cannot be made here."""
 
-    hint = "`gateway status` says whether a gateway runs; [local] socket names another place."
+    hint = "[local] socket names another place."
 
 
 class Talk:
@@ -76,7 +82,7 @@ class LocalServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Raises SocketTaken, and InputRejected for a group that is none."""
+        """Raises SocketTaken, SocketRefused, and InputRejected for a group that is none."""
         listening = _bound(self.path, self._group)
         limit = protocol.LINE_BYTES_MAX
         self._server = await asyncio.start_unix_server(self._accept, sock=listening, limit=limit)
@@ -103,7 +109,8 @@ class LocalServer:
         assert client is not None
         self._clients.add(client)
         try:
-            await self._serve(reader, writer)
+            with suppress(asyncio.CancelledError):  # by stop, and then this is its end
+                await self._serve(reader, writer)
         finally:
             self._clients.discard(client)
             writer.close()
@@ -173,9 +180,12 @@ async def _listen(reader: asyncio.StreamReader, talk: Talk) -> None:
 
 
 def _bound(path: Path, group: str | None) -> socket.socket:
-    """For this user alone, or a group too, from the first moment on. Raises SocketTaken and InputRejected."""
+    """For this user alone, or a group too, from the first moment on.
+
+    Raises SocketTaken, SocketRefused and InputRejected.
+    """
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise SocketTaken(f"{path}: longer than the {PATH_BYTES_MAX} bytes that a socket's path may have")
+        raise SocketRefused(f"{path}: longer than the {PATH_BYTES_MAX} bytes that a socket's path may have")
     try:
         gid = grp.getgrnam(group).gr_gid if group is not None else None
     except KeyError:
@@ -191,7 +201,7 @@ def _bound(path: Path, group: str | None) -> socket.socket:
             path.chmod(0o660)
     except OSError as error:
         made.close()
-        raise SocketTaken(f"{path}: {error.strerror}") from None
+        raise SocketRefused(f"{path}: {error.strerror}") from None
     except BaseException:
         made.close()
         raise
@@ -199,13 +209,16 @@ def _bound(path: Path, group: str | None) -> socket.socket:
 
 
 def _clear(path: Path) -> None:
-    """Takes away a socket that a gateway left when it was killed. Raises SocketTaken where that is not what it is."""
+    """Takes away a socket that a gateway left when it was killed.
+
+    Raises SocketTaken where one still answers, SocketRefused where it is no socket.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise SocketTaken(f"{path}: is there, and no socket")
+        raise SocketRefused(f"{path}: is there, and no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(str(path))

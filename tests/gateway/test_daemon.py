@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gateway import events
+from gateway.ble.bonds import Records
 from gateway.ble.errors import RadioRejected
 from gateway.ble.radio import Radio, Stranger
 from gateway.bundle import load_bundle
@@ -78,7 +79,7 @@ class FullWriter:
         return self.free
 
 
-def wearable_with(writer):
+def wearable_with(writer, folder):
     stream = Stream(
         decoder=ReferenceDecoder(),
         rate_hz=50.0,
@@ -98,7 +99,8 @@ def wearable_with(writer):
         snapshot_rows=1000,
     )
     model = Model("ab" * 32, "float32", ("sitting", "standing"), 200, 100, 50.0)
-    return Wearable(WearableSettings(id="left", address=ADDRESS), model, pipeline, writer, Clock())
+    settings, records = WearableSettings(id="left", address=ADDRESS), Records(folder / "bonds.json")
+    return Wearable(settings, model, pipeline, writer, Clock(), records)
 
 
 def talk(runner, *events):
@@ -126,9 +128,9 @@ async def seconds_until(condition):
     raise AssertionError("it never came")
 
 
-async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_room():
+async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_room(tmp_path):
     writer = FullWriter()
-    wearable = wearable_with(writer)
+    wearable = wearable_with(writer, tmp_path)
     radio = Radio(adapter=None)
     wearable.link_up(radio, 1.0)
     running = asyncio.create_task(wearable.run(radio, 1.0))
@@ -154,8 +156,8 @@ async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_r
     running.cancel()
 
 
-def test_a_contradicted_mounting_is_told_with_the_one_that_fits():
-    wearable = wearable_with(FullWriter())
+def test_a_contradicted_mounting_is_told_with_the_one_that_fits(tmp_path):
+    wearable = wearable_with(FullWriter(), tmp_path)
     assert wearable.doubt() is None
     turned = next(n for n, rotation in enumerate(ROTATIONS) if axes_text(rotation) == "-x,-y,z")
     wearable.settings = wearable.settings.model_copy(update={"mounting": "y,-x,z"})

@@ -81,6 +81,7 @@ async def test_who_pairs_without_digits_is_forgotten_again_unless_that_is_allowe
     ("words", "message"),
     [
         (("pair", "left", "--passkey", "12345"), "--passkey '12345': expected six digits"),
+        (("pair", "left", "--heard-as", "5A:0"), "--heard-as '5A:0': expected an address such as 5A:FF:EE:00:00:01"),
         (("pair", "lef"), "no wearable 'lef' in it\n  Did you mean left?"),
         (("forget", "nobody"), "no wearable 'nobody' in it\n  There are: left, right."),
     ],
@@ -91,16 +92,6 @@ async def test_what_cannot_be_meant_is_refused(
     code, out, err = await said(capsys, config, *words)
     assert (code, out) == (2, "")
     assert message in err
-
-
-@pytest.mark.parametrize("words", [("pair", "left"), ("forget", "left"), ("wearables",)])
-async def test_the_other_backend_keeps_no_bonds(
-    config: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
-) -> None:
-    add(config, '[radio]\nbackend = "bumble"\ntransport = "usb:0"\n')
-    code, out, err = await said(capsys, config, *words)
-    assert (code, out) == (2, "")
-    assert 'Pairing needs backend = "bluez"' in err
 
 
 @pytest.mark.usefixtures("system_bus")

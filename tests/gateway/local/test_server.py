@@ -14,7 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InputRejected
-from gateway.local import LocalServer, NotAllowed, NotRunning, RefusedByDaemon, SocketTaken, Talk, request, server
+from gateway.local import (
+    LocalServer,
+    NotAllowed,
+    NotRunning,
+    RefusedByDaemon,
+    SocketRefused,
+    SocketTaken,
+    Talk,
+    request,
+    server,
+)
 from gateway.local import client as client_module
 from gateway.local.protocol import LINE_BYTES_MAX, Malformed
 
@@ -235,10 +245,10 @@ async def test_no_second_gateway_takes_the_first_ones_socket_and_no_file_is_lost
         await started(tmp_path / "s")
     await local.stop()
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(SocketTaken, match="file: is there, and no socket"):
+    with pytest.raises(SocketRefused, match="file: is there, and no socket"):
         await started(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "precious"
-    with pytest.raises(SocketTaken, match="longer than the 107 bytes"):
+    with pytest.raises(SocketRefused, match="longer than the 107 bytes"):
         await started(tmp_path / ("x" * 120))
 
 
