@@ -29,10 +29,11 @@ class CheckFailed(InputRejected):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Reads a configuration, says in words what it means, and explains every error in it at once. "
-        "Exit codes: 0 it can be run, 2 something is wrong in it, 1 the broker cannot be reached."
+        "Exit codes: 0 it can be run, 2 something is wrong in it or, with --connect, in BlueZ's settings, 1 the broker "
+        "cannot be reached."
     )
     add_config(parser, "TOML; docs/configuration.md")
-    parser.add_argument("--connect", action="store_true", help="try the broker too")
+    parser.add_argument("--connect", action="store_true", help="try the broker, and look at BlueZ's settings, too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
     lines.append(f"{'gateway':<14}{config.gateway.id}")
     try:
         lines.append(f"{'radio':<14}{_radio(config)}")
+    except GatewayError as error:
+        errors.append(error)
+    try:
+        lines.append(f"{'pairing':<14}{_pairing(config, ask=args.connect)}")
     except GatewayError as error:
         errors.append(error)
     for settings in config.bundles():
@@ -86,6 +91,19 @@ def _listed(config: "Config") -> str:
     names, hold = config.radio.names, len(config.radio.names) * config.radio.wearables_max
     few = f", for {hold} of {len(config.wearables)} wearables at once" if hold < len(config.wearables) else ""
     return " and ".join(names) + few
+
+
+def _pairing(config: "Config", *, ask: bool) -> str:
+    """Raises InputRejected where BlueZ would let wearables pair as the configuration does not want it."""
+    if config.radio.secure_connections != "only":
+        return "by LE Secure Connections, and the old way with wearables that cannot do so"
+    if config.radio.backend == "bumble":
+        return "by LE Secure Connections alone"
+    if not ask:
+        return "by LE Secure Connections alone, as far as BlueZ is set so (--connect looks)"
+    from gateway.ble.bluez_settings import must_be_secure
+
+    return must_be_secure()
 
 
 def _bundle(bundle: "Bundle", variant: str | None) -> str:

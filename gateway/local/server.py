@@ -197,7 +197,8 @@ def _bound(path: Path, group: str | None) -> socket.socket:
         os.fchmod(made.fileno(), 0o600)  # what bind gives the file (Linux), so that it is never open to others
         made.bind(str(path))
         if gid is not None:
-            os.chown(path, -1, gid)
+            if path.stat().st_gid != gid:  # the unit of systemd lets nobody change it
+                os.chown(path, -1, gid)
             path.chmod(0o660)
     except OSError as error:
         made.close()

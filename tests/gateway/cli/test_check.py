@@ -289,3 +289,53 @@ def test_the_configuration_must_be_named(capsys):
         main(["check"])
     assert stop.value.code == 2
     assert "--config" in capsys.readouterr().err
+
+
+SECURE = '[radio]\nsecure_connections = "only"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[General]\n#SecureConnections = only\n", "does not say SecureConnections, so it is on"),
+        ("[General]\nSecureConnections=on\n", "says SecureConnections = on"),
+        ("[General]\nSecureConnections=Only\n", "says SecureConnections = Only"),
+        ("[General]\nsecureconnections=only\n", "does not say SecureConnections, so it is on"),
+        ("[Policy]\nSecureConnections = only\n", "does not say SecureConnections, so it is on"),
+        ("SecureConnections = only\n", "does not say SecureConnections, so it is on"),
+        (None, "does not say SecureConnections, so it is on"),
+    ],
+)
+def test_a_bluez_that_lets_wearables_pair_the_old_way_is_told_with_what_to_do(place, capsys, monkeypatch, text, said):
+    """As BlueZ reads its file: a comment and another group count for nothing."""
+    conf = place.folder / "main.conf"
+    if text is not None:
+        conf.write_text(text)
+    monkeypatch.setattr("gateway.ble.bluez_settings.must_be_secure.__defaults__", (conf,))
+    code, out, err = check(capsys, place(more=SECURE))
+    assert code == 0
+    assert "pairing       by LE Secure Connections alone, as far as BlueZ is set so (--connect looks)" in out
+    code, _, err = check(capsys, place(sync='host = "127.0.0.1"\nport = 1', more=SECURE), "--connect")
+    assert code == 2
+    assert f'radio.secure_connections "only": BlueZ lets wearables pair without: {conf} {said}' in err
+    assert f"Write SecureConnections = only under [General] in {conf}, and systemctl restart bluetooth" in err
+
+
+def test_a_bluez_that_pairs_securely_alone_is_well_and_one_that_cannot_be_asked_is_said_to_be_so(
+    place, capsys, monkeypatch
+):
+    conf = place.folder / "main.conf"
+    conf.write_text("[General]\nName = %h\nSecureConnections = only\n[Policy]\nAutoEnable=true\n")
+    monkeypatch.setattr("gateway.ble.bluez_settings.must_be_secure.__defaults__", (conf,))
+    broken = place(sync='host = "127.0.0.1"\nport = 1', more=SECURE)
+    _, out, err = check(capsys, broken, "--connect")
+    assert f"pairing       by LE Secure Connections alone ({conf} says SecureConnections = only)" in out
+    assert "radio.secure_connections" not in err
+
+    def denied(*_, **__):
+        raise PermissionError  # root, as whom tests may run, reads everything
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    from gateway.ble.bluez_settings import must_be_secure
+
+    assert must_be_secure(conf).startswith("whether by LE Secure Connections alone is not known: ")
