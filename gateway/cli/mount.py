@@ -34,6 +34,8 @@ PATIENCE_S = 20.0
 """Beyond the commits' interval: for a link that comes up, and for frames that carry seconds of samples."""
 HOLE_S_MAX = 0.5
 POLL_S = 0.1
+REMIND_S = 10.0
+"""Between two lines that say what is waited for, where no terminal shows it all the time."""
 
 _TOLD = {
     "HANGING": "let the arm hang straight down at your side",
@@ -185,6 +187,7 @@ class _Guided:
         self._boot_id = clock.now().boot_id
         self._spans: dict[Posture, tuple[int, int]] = {}
         self._never = threading.Event()
+        self._remind_ns = 0
 
     def await_samples(self) -> None:
         """Until the wearable is seen to be live. Raises NoSamples."""
@@ -251,8 +254,16 @@ class _Guided:
             waited_ns = self._clock.mono_ns() - began_ns
             if waited_ns > limit_ns:
                 raise NoSamples(f"{self._wearable}: no samples for {self._patience_s:g} s ({self._whereabouts()})")
-            self._progress.show(waited_ns, limit_ns, what)
+            self._show_wait(waited_ns, limit_ns, what)
             self._never.wait(POLL_S)
+
+    def _show_wait(self, waited_ns: int, limit_ns: int, what: str) -> None:
+        if self._progress.on_terminal:
+            self._progress.show(waited_ns, limit_ns, what)
+        elif (now_ns := self._clock.mono_ns()) >= self._remind_ns:
+            self._remind_ns = now_ns + int(REMIND_S * self._clock.speed * 1e9)
+            left_s = (limit_ns - waited_ns) / 1e9 / self._clock.speed
+            self._say(f"        {what}, for up to {left_s:.0f} s more ({self._whereabouts()})")
 
     def _read(self) -> None:
         for row in self._journal.after(self._wearable, self._latest.row):

@@ -51,7 +51,8 @@ class Progress:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._width = 0
-        self.bell = "\a" if stream.isatty() else ""
+        self.on_terminal = stream.isatty()
+        self.bell = "\a" if self.on_terminal else ""
         """For whoever cannot look at the terminal."""
 
     def __enter__(self) -> Self:
@@ -73,7 +74,7 @@ class Progress:
         self._width = 0
 
     def say(self, text: str) -> None:
-        if self._stream.isatty():
+        if self.on_terminal:
             self._stream.write("\r" + text.ljust(self._width))
             self._stream.flush()
             self._width = max(self._width, len(text))

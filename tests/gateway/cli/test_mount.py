@@ -408,6 +408,19 @@ def test_samples_that_stop_coming_are_told(place, monkeypatch, capsys, sim_time)
     assert "Is the daemon running" in said
 
 
+def test_without_a_terminal_a_line_says_now_and_then_what_is_waited_for(place, monkeypatch, capsys, sim_time):
+    monkeypatch.setattr("gateway.cli.mount.PATIENCE_S", 2.0)
+    monkeypatch.setattr("gateway.cli.mount.REMIND_S", 0.7)
+    with Wearable(place / "state" / "gateway.db", Clock(sim_time)) as wearable:
+        wearable.silent = True
+        code, out, said = mount(place, monkeypatch, capsys, sim_time, wearable)
+    assert (code, out) == (1, "")
+    waits = re.findall(r"^ +waiting for samples of left, for up to (\d+) s more \((.*)\)$", said, re.MULTILINE)
+    assert 2 <= len(waits) <= 4  # of 2.1 s: at 0, 0.7 and 1.4 s, and by a hair at 2.1
+    assert waits[0][0] == "2"
+    assert {where for _, where in waits} <= {"its link is up", "the store has nothing new of it"}
+
+
 # Without a wearable.
 
 
@@ -529,7 +542,7 @@ def test_ctrl_c_writes_nothing(place, sim_time):
         command = [sys.executable, "-m", "gateway", *map(str, words)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            line = process.stderr.readline()
+            line = next(line for line in process.stderr if "waiting for samples" not in line)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
     assert line.startswith("1 of 3")
