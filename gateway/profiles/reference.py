@@ -56,6 +56,8 @@ COMPANY = 0xFFFF
 HELD = 0x80
 """In the advertisement's state byte."""
 SAMPLE_BYTES = 12
+SESSIONS_MAX = 8
+"""In the ring, by the profile."""
 _HEADER = struct.Struct("<BBBBHHII")
 _GAP = struct.Struct("<I")
 _INFO = struct.Struct("<BBBBIIQ3bBBBH")
@@ -175,16 +177,22 @@ class Info:
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
-        """Raises FrameError for what RP-INFO-1 to RP-INFO-3 do not allow, but for the ring's capacity."""
+        """Raises FrameError for what RP-INFO-1 to RP-INFO-3 do not allow, but for two things: what is reserved is
+        ignored, for a later firmware may use it, and more samples than the ring's capacity harm nobody here."""
         if len(payload) < _INFO.size:
             raise FrameError(NAME, f"Info: {len(payload)} bytes, expected at least {_INFO.size}", payload)
         version, flags, major, minor, tick_hz, capacity, serial, *frame, battery, r, s, _ = _INFO.unpack_from(payload)
         size = _INFO.size + 4 * r + _SESSION.size * s
         if version != VERSION:
             raise FrameError(NAME, f"Info: layout version {version}, expected {VERSION}", payload)
-        if len(payload) != size or not s or not tick_hz:
+        if len(payload) != size:
             found = f"{len(payload)} bytes for {r} rates and {s} sessions, expected {size}"
             raise FrameError(NAME, f"Info: {found}", payload)
+        if not r or not 1 <= s <= SESSIONS_MAX:
+            found = f"{r} rates and {s} sessions, expected a rate and 1 to {SESSIONS_MAX} sessions"
+            raise FrameError(NAME, f"Info: {found}", payload)
+        if not tick_hz:
+            raise FrameError(NAME, "Info: tick_hz 0, expected more", payload)
         try:
             axes_from_directions(frame)
         except AxesRejected:

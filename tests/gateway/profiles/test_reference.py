@@ -1,5 +1,6 @@
 """The reference profile's decoder against its published frame, and against whatever else may come."""
 
+import itertools
 import json
 import struct
 
@@ -12,7 +13,17 @@ from gateway.motion.samples import Block, Lost, SessionHeld, TimeRead
 from gateway.profiles import profile_of
 from gateway.profiles.conversation import Connected, Fault, Kind, Notified, Observe, ReadDone, Tick, held_of
 from gateway.profiles.errors import FrameError
-from gateway.profiles.reference import BACKLOG, CONFIG, CONTROL, INFO, LIVE, TIME, ReferenceDecoder, ReferenceProfile
+from gateway.profiles.reference import (
+    BACKLOG,
+    CONFIG,
+    CONTROL,
+    INFO,
+    LIVE,
+    TIME,
+    Info,
+    ReferenceDecoder,
+    ReferenceProfile,
+)
 
 SESSION = 0x0123_4567_89AB_BEEF
 GOLDEN = bytes.fromhex("100302010700efbea861000000007d00f4ff2200e603a00060f00800f6ff1e00ea03b00070f00000")
@@ -56,9 +67,33 @@ def test_info_tells_what_the_ring_holds_and_what_the_wearable_is():
     )
 
 
-def info(frame=(1, 2, 3), battery=87, sessions=((SESSION, 0, 30_000, 0, 0),)):
-    head = struct.pack("<BBBBIIQ3bBBBHI", 1, 1, 2, 3, 32768, 500_000, 42, *frame, battery, 1, len(sessions), 0, 50_000)
-    return head + b"".join(struct.pack("<QIIII", *session) for session in sessions)
+def info(
+    frame=(1, 2, 3),
+    battery=87,
+    sessions=((SESSION, 0, 30_000, 0, 0),),
+    version=1,
+    flags=1,
+    tick_hz=32768,
+    rates=(50_000,),
+    reserved=0,
+):
+    head = struct.pack(
+        "<BBBBIIQ3bBBBH",
+        version,
+        flags,
+        2,
+        3,
+        tick_hz,
+        500_000,
+        42,
+        *frame,
+        battery,
+        len(rates),
+        len(sessions),
+        reserved,
+    )
+    held = b"".join(struct.pack("<QIIII", *session) for session in sessions)
+    return head + struct.pack(f"<{len(rates)}I", *rates) + held
 
 
 @pytest.mark.parametrize(
@@ -68,6 +103,12 @@ def info(frame=(1, 2, 3), battery=87, sessions=((SESSION, 0, 30_000, 0, 0),)):
         (info(frame=(1, 2, -3)), r"sensor frame \(1, 2, -3\), expected ±1, ±2 and ±3, right-handed"),
         (info(battery=101), "battery 101 %, expected 0 to 100, or 255 for unknown"),
         (info(battery=254), "battery 254 %"),
+        (info(version=2), "layout version 2, expected 1"),
+        (info(rates=()), "0 rates and 1 sessions, expected a rate and 1 to 8 sessions"),
+        (info(sessions=()), "1 rates and 0 sessions, expected a rate and 1 to 8 sessions"),
+        (info(sessions=[(n, 0, 0, 0, 0) for n in range(12)]), "1 rates and 12 sessions, expected a rate and 1 to 8"),
+        (info(tick_hz=0), "tick_hz 0, expected more"),
+        (info()[:-1], "55 bytes for 1 rates and 1 sessions, expected 56"),
         (info(sessions=[(SESSION, 9, 8, 0, 0)]), "session 0123456789abbeef with samples 9 to 8, watermark 0"),
         (info(sessions=[(SESSION, 0, 8, 9, 0)]), "samples 0 to 8, watermark 9"),
         (info(sessions=[(SESSION, 0, 8, 0, 0), (0xBEEF, 0, 8, 0, 0)]), "two sessions share their low 16 bits"),
@@ -76,6 +117,71 @@ def info(frame=(1, 2, 3), battery=87, sessions=((SESSION, 0, 30_000, 0, 0),)):
 def test_info_that_the_profile_forbids_is_refused(payload, message):
     with pytest.raises(FrameError, match=message):
         ReferenceDecoder().decode(Kind.INFO, payload)
+
+
+RIGHT_HANDED = [
+    tuple(sign * axis for sign, axis in zip(signs, order, strict=True))
+    for order in itertools.permutations((1, 2, 3))
+    for signs in itertools.product((1, -1), repeat=3)
+    if np.linalg.det(np.diag(signs) @ np.eye(3)[[axis - 1 for axis in order]]) > 0
+]
+INDICES = st.integers(0, 3) | st.integers(0, 2**32 - 1)
+
+
+def sound_sessions(least, most):
+    one = st.tuples(st.integers(0, 2**64 - 1), st.tuples(INDICES, INDICES).map(sorted), INDICES, INDICES)
+    drawn = one.map(lambda d: (d[0], *d[1], min(d[2], d[1][1]), d[3]))
+    return st.lists(drawn, min_size=least, max_size=most, unique_by=lambda session: session[0] & 0xFFFF)
+
+
+ALLOWED = st.fixed_dictionaries(
+    {
+        "flags": st.integers(0, 255),
+        "reserved": st.integers(0, 2**16 - 1),
+        "frame": st.sampled_from(RIGHT_HANDED),
+        "battery": st.sampled_from([0, 100, 255]),
+        "tick_hz": st.integers(1, 2**32 - 1),
+        "rates": st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3),
+        "sessions": sound_sessions(1, 8),
+    }
+)
+ANY = {
+    "version": st.integers(0, 255),
+    "frame": st.tuples(*[st.integers(-4, 4)] * 3),
+    "battery": st.integers(0, 255),
+    "tick_hz": st.integers(0, 2),
+    "rates": st.just([]),
+    "sessions": sound_sessions(9, 12)
+    | st.lists(st.tuples(st.integers(0, 2**64 - 1), *[INDICES] * 4), max_size=12)
+    | st.lists(st.tuples(st.integers(0, 2), *[st.just(0)] * 4), max_size=3),
+}
+
+
+@given(
+    told=ALLOWED,
+    changed=st.just({}) | st.sampled_from(sorted(ANY)).flatmap(lambda n: ANY[n].map(lambda value: {n: value})),
+)
+def test_info_is_read_where_the_conformance_list_allows_it_whatever_is_reserved_says(told, changed):
+    told = {"version": 1, **told, **changed}
+    sessions = told["sessions"]
+    allowed = (
+        told["version"] == 1
+        and len(told["rates"]) >= 1
+        and 1 <= len(sessions) <= 8  # RP-INFO-1
+        and told["tick_hz"] > 0
+        and (told["battery"] <= 100 or told["battery"] == 255)
+        and told["frame"] in RIGHT_HANDED  # RP-INFO-2
+        and all(first <= end and watermark <= end for _, first, end, watermark, _ in sessions)
+        and len({session[0] % 65536 for session in sessions}) == len(sessions)  # RP-INFO-3
+    )
+    if not allowed:
+        with pytest.raises(FrameError, match="Info: "):
+            Info.decode(info(**told))
+        return
+    read = Info.decode(info(**told))
+    assert read == Info.decode(info(**{**told, "flags": told["flags"] & 1, "reserved": 0}))
+    assert [(e.session, e.first, e.end, e.watermark, e.overwritten) for e in read.sessions] == sessions
+    assert (read.rates_mhz, read.ring_survives_reboot) == (tuple(told["rates"]), bool(told["flags"] & 1))
 
 
 def test_a_battery_that_nobody_knows_is_none():
