@@ -39,7 +39,7 @@ from gateway.motion.channels import columns_of
 from gateway.motion.samples import Float32
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Infer, Pipeline
-from gateway.profiles import details, profile_of
+from gateway.profiles import details, profile_of, speaks
 from gateway.profiles.conversation import Kind, held_of
 from gateway.store import Committed, Store, Writer
 from gateway.store.errors import StoreFull
@@ -304,7 +304,8 @@ def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio | Radios) ->
     """A sentence for each of these wearables, with those near it that speak its profile and are configured nowhere."""
     lines = []
     for settings in unheard:
-        near = radio.strangers([profile_of(settings.profile).service_uuid])
+        profile = profile_of(settings.profile)
+        near = [one for one in radio.strangers() if speaks(profile, one.name, one.services)]
         others = ", ".join(f"{one.address} ({one.name})" if one.name else one.address for one in near)
         lines.append(
             f"{settings.id} ({settings.address}): not heard for {UNHEARD_S:g} s; is it switched on, near, connected to "

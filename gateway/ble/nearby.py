@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 
-from gateway.profiles import PROFILES
+from gateway.profiles import recognised
 
 HEARD_MAX = 256
 """Devices that are remembered, the latest heard; a busy street has fewer at a time."""
@@ -14,8 +14,8 @@ HEARD_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """profile: the one whose service it advertises; None where it is none that is known here. wearable: its id in the
-    configuration."""
+    """profile: the one that its services or its name speak for; None where it is none that is known here. wearable:
+    its id in the configuration."""
 
     address: str
     name: str | None
@@ -44,13 +44,12 @@ class Nearby:
 
     def table(self, bonded: Collection[str], wearables: Mapping[str, str]) -> list[Heard]:
         """The nearest first. wearables: ids by address."""
-        by_service = {profile.service_uuid.lower(): name for name, profile in PROFILES.items()}
         found = [
             Heard(
                 address,
                 name,
                 rssi_dbm,
-                next((by_service[uuid] for uuid in sorted(uuids) if uuid in by_service), None),
+                recognised(name, uuids),
                 address in bonded,
                 wearables.get(address),
             )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from bleak.backends.device import BLEDevice
@@ -226,9 +226,9 @@ class Radio:
             self._overhearing.remove(heard)
             self._look_out()
 
-    def strangers(self, services: Collection[str]) -> list[Stranger]:
-        """Who else advertises one of these services, while somebody is listened for; the latest heard last."""
-        return [one for one in self._strangers.values() if not one.services.isdisjoint(services)]
+    def strangers(self) -> list[Stranger]:
+        """Who else advertises, while somebody is listened for; the latest heard last."""
+        return list(self._strangers.values())
 
     def listen(self, address: str, wanted: bool) -> None:
         address = address.upper()

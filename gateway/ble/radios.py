@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from gateway.ble.radio import Heard, Noticed, Radio, Stranger, ignore
 from gateway.link import rules
@@ -88,9 +88,9 @@ class Radios:
         for radio in self._of(address):
             radio.heed(address)
 
-    def strangers(self, services: Collection[str]) -> list[Stranger]:
+    def strangers(self) -> list[Stranger]:
         """As Radio has it; one that several adapters hear once."""
-        known = [one for radio in self._radios.values() for one in radio.strangers(services)]
+        known = [one for radio in self._radios.values() for one in radio.strangers()]
         return list({one.address: one for one in known}.values())
 
     def place(self, address: str) -> Radio | None:

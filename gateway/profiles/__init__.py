@@ -6,6 +6,9 @@ a class or function without arguments that makes the profile. It is imported onl
 """
 
 import difflib
+import functools
+from collections.abc import Collection
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -47,6 +50,32 @@ def profile_of(name: str) -> Profile:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
     raise InputRejected(f"no wearable profile {name!r}", hint=hint)
+
+
+def speaks(profile: Profile, name: str | None, services: Collection[str]) -> bool:
+    """Whether an advertisement is one of this family: it names the service, or its name begins as theirs do, since not
+    every family names the service that it streams by. services: in lower case."""
+    names: tuple[str, ...] = getattr(profile, "advertised_names", ())
+    return profile.service_uuid.lower() in services or (name is not None and name.startswith(names))
+
+
+def recognised(name: str | None, services: Collection[str]) -> str | None:
+    """The profile of an advertisement, also one of an installed package that can be loaded."""
+    for heard in (None, name):  # a service says more than a name
+        for known, profile in _installed().items():
+            if speaks(profile, heard, services):
+                return known
+    return None
+
+
+@functools.cache
+def _installed() -> dict[str, Profile]:
+    """This package's own and those of others, but for what cannot be loaded."""
+    others: dict[str, Profile] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        with suppress(InputRejected):
+            others[point.name] = profile_of(point.name)
+    return PROFILES | others
 
 
 def usable_profile_of(name: str) -> Profile:

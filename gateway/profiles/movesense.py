@@ -179,4 +179,5 @@ class MovesenseProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
+    advertised_names = ("Movesense",)
     converses, decodes = MovesenseConversation, MovesenseDecoder

@@ -512,5 +512,6 @@ class PolarProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
+    advertised_names = ("Polar Sense",)
     silence_s = 10.0
     converses, decodes = PolarConversation, PolarDecoder

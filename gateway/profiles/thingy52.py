@@ -116,4 +116,5 @@ class ThingyProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
+    advertised_names = ("Thingy",)
     converses, decodes = ThingyConversation, ThingyDecoder

@@ -192,4 +192,5 @@ class WitMotionProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
+    advertised_names = ("WT901",)
     converses, decodes = WitMotionConversation, WitMotionDecoder

@@ -151,4 +151,5 @@ class XsensDotProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
+    advertised_names = ("Xsens DOT", "Movella DOT")
     converses, decodes = XsensDotConversation, XsensDotDecoder

@@ -356,6 +356,7 @@ def test_a_wearable_that_is_not_heard_is_told_with_those_that_it_may_be():
     radio = NearBy(
         Stranger("C0:FF:EE:00:00:10", "wearable 0010", frozenset([ReferenceProfile.service_uuid])),
         Stranger("C0:FF:EE:00:00:11", None, frozenset([ReferenceProfile.service_uuid])),
+        Stranger("AA:BB:CC:00:00:13", "Movesense 1744", frozenset()),
         Stranger("AA:BB:CC:00:00:12", "somebody's watch", frozenset(["0000180d-0000-1000-8000-00805f9b34fb"])),
     )
     told = (

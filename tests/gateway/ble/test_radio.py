@@ -96,21 +96,22 @@ async def test_a_wearable_that_was_not_let_pair_is_left_alone_for_a_while(monkey
     assert heard == ["C0:00:00:00:00:02", "C0:00:00:00:00:01"]
 
 
-async def test_who_else_advertises_a_service_is_remembered_while_somebody_is_listened_for() -> None:
+async def test_who_else_advertises_is_remembered_while_somebody_is_listened_for() -> None:
     radio = Radio(Stack())
     radio.register("C0:00:00:00:00:01", lambda _device, _rssi_dbm: None)
     radio.listen("C0:00:00:00:00:01", True)
     battery, heart = "0000180f-0000-1000-8000-00805f9b34fb", "0000180d-0000-1000-8000-00805f9b34fb"
     for number, uuids in [(1, [heart]), (2, [heart.upper(), battery]), (3, [battery]), (4, [heart]), (2, [heart])]:
         radio._advertised(*advertisement(number, uuids))
-    assert radio.strangers([heart]) == [
+    assert radio.strangers() == [
+        Stranger("C0:00:00:00:00:03", "no 3", frozenset([battery])),
         Stranger("C0:00:00:00:00:04", "no 4", frozenset([heart])),
         Stranger("C0:00:00:00:00:02", "no 2", frozenset([heart])),
     ]
     for number in range(5, 5 + STRANGERS_MAX):
         radio._advertised(*advertisement(number, [battery]))
-    assert radio.strangers([heart]) == []
-    assert len(radio.strangers([heart, battery])) == STRANGERS_MAX
+    assert {one.services for one in radio.strangers()} == {frozenset([battery])}
+    assert len(radio.strangers()) == STRANGERS_MAX
 
 
 def advertisement(number: int, uuids: list[str]) -> tuple[BLEDevice, AdvertisementData]:

@@ -409,7 +409,7 @@ async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog
     gateway.start()
     await gateway.until(lambda: gateway.wearables[0].runner.state == "configuring")
     assert (listed.connected, stranger.connected) == (1, 0)
-    assert {one.address for one in gateway.radio.strangers([SERVICE])} <= {stranger.address}
+    assert {one.address for one in gateway.radio.strangers()} <= {stranger.address}
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

@@ -34,6 +34,15 @@ def test_the_nearest_comes_first_with_the_profile_whose_service_it_names() -> No
     ]
 
 
+def test_one_that_advertises_no_service_is_known_by_its_name() -> None:
+    nearby = Nearby()
+    nearby(*advertised("C0:00:00:00:00:01", "Movesense 174430000051", -50))
+    nearby(*advertised("C0:00:00:00:00:02", "Thingy", -60, "ef680100-9b35-4933-9b10-52ffa9740042"))
+    nearby(*advertised("C0:00:00:00:00:03", "Polar H10 7E1A2B2C", -70, HEART_RATE))
+    nearby(*advertised("C0:00:00:00:00:04", "Movesense in name only", -80, POLAR))
+    assert [heard.profile for heard in nearby.table([], {})] == ["movesense", "thingy52", None, "polar-verity-sense"]
+
+
 def advertised(address: str, name: str | None, rssi_dbm: int, *uuids: str) -> tuple[BLEDevice, AdvertisementData]:
     return BLEDevice(address, name, None), AdvertisementData(name, {}, {}, list(uuids), None, rssi_dbm, ())
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gateway.errors import InputRejected
-from gateway.profiles import PROFILES, profile_of
+from gateway.profiles import PROFILES, _installed, profile_of, recognised
 from gateway.profiles.conversation import Connected, Disconnected, Fault, Kind, Notified, Observe, Received
 from gateway.profiles.errors import FrameError
 
@@ -76,7 +76,9 @@ def install(tmp_path, monkeypatch):
         (info / "RECORD").write_text("")
         monkeypatch.syspath_prepend(str(tmp_path))
 
+    _installed.cache_clear()
     yield lay
+    _installed.cache_clear()
     for loaded in [m for m in sys.modules if m.startswith("other_band_")]:
         del sys.modules[loaded]
 
@@ -86,6 +88,15 @@ def test_an_installed_package_brings_a_profile(install):
     profile = profile_of("other-band")
     assert (profile.name, profile.rate_hz) == ("other-band", 52.0)
     assert profile.decoder().state()["session"] is None
+
+
+def test_it_is_recognised_by_what_it_advertises_as_ours_are_and_one_that_is_broken_disturbs_nobody(install):
+    install(SOUND)
+    install("raise RuntimeError", name="broken-band")
+    service = profile_of("other-band").service_uuid.lower()
+    assert recognised("any name", {service}) == "other-band"
+    assert recognised("Thingy", set()) == "thingy52"
+    assert recognised(None, set()) is None
 
 
 def test_its_name_is_suggested_and_listed_like_the_others(install):
