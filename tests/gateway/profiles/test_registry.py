@@ -91,9 +91,9 @@ def test_an_installed_package_brings_a_profile(install):
 
 
 def test_it_is_recognised_by_what_it_advertises_as_ours_are_and_one_that_is_broken_disturbs_nobody(install):
-    install(SOUND)
+    service = "acde0000-1d2c-4b3a-9f8e-7d6c5b4a3928"
+    install(f'{SOUND}    service_uuid = "{service.upper()}"\n')
     install("raise RuntimeError", name="broken-band")
-    service = profile_of("other-band").service_uuid.lower()
     assert recognised("any name", {service}) == "other-band"
     assert recognised("Thingy", set()) == "thingy52"
     assert recognised(None, set()) is None
