@@ -385,6 +385,7 @@ class Daemon:
             derivation=derivation_digest(model, matters),
             frame_known=settings.mounting is not None,
             wrist=settings.wrist,
+            counted=getattr(profile, "counts_samples", True),
             shared=settings.shared,
         )
         pipeline = Pipeline(

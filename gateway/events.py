@@ -56,10 +56,13 @@ class Reason(StrEnum):
 
 
 class Quality(_Model):
-    """interpolated: the share of the window's samples that are. saturated: some sample stood at the sensor's limit."""
+    """interpolated: the share of the window's samples that are. saturated: some sample stood at the sensor's limit.
+    uncounted: the wearable neither numbers nor times its samples, so that up to half a second of them may be missing
+    without a trace, in interpolated as well; left out for all others."""
 
     interpolated: Share = 0.0
     saturated: bool = False
+    uncounted: Literal[True] | None = None
 
 
 class WindowRecord(_Model):

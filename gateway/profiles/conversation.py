@@ -209,7 +209,8 @@ class Profile(Protocol):
     """Where the sensor's axes point in its case (motion.axes); None where the wearable itself tells."""
     silence_s: float
     """No notification for this long on a live link is a fault."""
-    # And it may have advertised_names, tuple[str, ...]: how the names begin of those that do not advertise the service.
+    # And it may have counts_samples, bool, False where its frames neither number nor time them;
+    # and advertised_names, tuple[str, ...]: how the names begin of those that do not advertise the service.
 
     def conversation(self, have: dict[int, Coverage]) -> Conversation:
         """have: for each session (64 bits) what the journal already holds."""

@@ -266,6 +266,8 @@ class StreamingProfile:
     rate_hz: float
     sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
     silence_s = 5.0
+    counts_samples: bool = True
+    """Its frames number or time them, so that a loss shows."""
     advertised_names: tuple[str, ...] = ()
     """How the names of such wearables begin, as far as known (unverified)."""
     converses: type[StreamingConversation]

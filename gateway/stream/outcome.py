@@ -64,6 +64,8 @@ class EventMaker:
     derivation: str
     frame_known: bool
     wrist: str | None = None
+    counted: bool = True
+    """The wearable numbers or times its samples."""
     shared: bool = False
 
     def answer(self, probabilities: Float32) -> Answer:
@@ -91,7 +93,11 @@ class EventMaker:
             activity=answer.activity,
             confidence=answer.confidence,
             probabilities=answer.probabilities,
-            quality=events.Quality(interpolated=window.interpolated / model.window, saturated=window.saturated),
+            quality=events.Quality(
+                interpolated=window.interpolated / model.window,
+                saturated=window.saturated,
+                uncounted=None if self.counted else True,
+            ),
         )
         data = events.PredictionData(
             session=f"{window.session:016x}",

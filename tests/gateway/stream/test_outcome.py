@@ -1,5 +1,6 @@
 """What is published of a window, a period and a state: within the contract, and the same bytes each time."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -52,6 +53,13 @@ def test_a_prediction_names_its_window_and_holds_the_models_answer():
     assert record.quality.interpolated == 4 / 200
     assert (record.taken_mono_us, record.taken_uncertainty_us) == (6_000_000, 2000)
     assert event.time == "2027-01-15T08:00:00.123456Z"
+
+
+def test_of_a_wearable_that_counts_nothing_each_window_says_that_losses_may_not_show():
+    make = dataclasses.replace(maker(), counted=False)
+    (record,) = events.decode(make.prediction(window(), make.answer(PROBABILITIES)).payload).data.windows
+    assert record.quality.uncounted is True
+    assert b"uncounted" not in prediction().payload
 
 
 def test_without_a_known_mounting_no_answer_is_given_as_certain():
