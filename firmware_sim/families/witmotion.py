@@ -2,7 +2,7 @@
 
 Frame: `55 61` and 9 x i16: acceleration (16/32768 g a count), rate of turn (2000/32768 deg/s), angle (180/32768 deg).
 Frames are a stream of bytes: a notification may end anywhere in one. Rate: unlock `FF AA 69 88 B5`, then
-`FF AA 03 rr 00`, then save `FF AA 00 00 00`; it starts with 10 Hz.
+`FF AA 03 rr 00`, which holds at once; it starts with the rate that was saved last, `FF AA 00 00 00`, at first 10 Hz.
 Written from reference facts of the vendor's protocol alone; the gateway's decoder shares nothing with it.
 """
 

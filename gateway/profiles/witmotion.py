@@ -10,7 +10,8 @@ It streams as soon as it is subscribed to, as a string of bytes that a notificat
 | 14 | angles (3 x i16), unused |
 
 A frame that begins 55 71 answers a register read and is as long. Writes: FF AA register value_u16; `FF AA 69 88 B5`
-unlocks, register 3 is the rate (6: 10 Hz as delivered, 7: 20, 8: 50), register 0 saves.
+unlocks, register 3 is the rate (6: 10 Hz as delivered, 7: 20, 8: 50), which then holds until the sensor is switched
+off, as the vendor's SDK sets it. Register 0 would save it to flash: that is the owner's, and is never written.
 Source: the vendor's protocol document. Nothing but its first two bytes tells a frame, and other bytes may look like
 them. So one that begins neither a notification nor where such a frame has ended is taken only if the next begins where
 it ends, or nothing more has come. Where all between the first part of one frame and the rest of another is lost, no
@@ -41,7 +42,7 @@ SERVICE, NOTIFY, WRITE = _uuid(0xFFE5), _uuid(0xFFE4), _uuid(0xFFE9)
 
 NAME = "witmotion-bwt901ble"
 RATE_HZ = 50.0
-UNLOCK, RATE_50_HZ, SAVE = (bytes.fromhex(text) for text in ("ffaa6988b5", "ffaa030800", "ffaa000000"))
+UNLOCK, RATE_50_HZ = bytes.fromhex("ffaa6988b5"), bytes.fromhex("ffaa030800")
 FRAME_BYTES = 20
 MOTION, REGISTER = b"\x55\x61", b"\x55\x71"
 _HEADS = (MOTION, REGISTER)
@@ -148,7 +149,7 @@ class WitMotionDecoder(StreamingDecoder):
 
 
 class WitMotionConversation(StreamingConversation):
-    """Sets 50 Hz, which the sensor keeps, subscribes, and sees whether so many come."""
+    """Sets 50 Hz on each link, subscribes, and sees whether so many come."""
 
     name = NAME
     stamped = False
@@ -163,7 +164,7 @@ class WitMotionConversation(StreamingConversation):
         self._began_ns: int | None = None
         self._bytes: int | None = 0
         """Of the stream since then; None once the rate is known to be right."""
-        return [Write(WRITE, payload) for payload in (UNLOCK, RATE_50_HZ, SAVE)]
+        return [Write(WRITE, payload) for payload in (UNLOCK, RATE_50_HZ)]
 
     def _frame(self, payload: bytes) -> str | None:
         return None if 0 < len(payload) <= NOTIFICATION_MAX else f"{len(payload)} bytes, expected 1 or more"

@@ -8,9 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmware_sim.families.streaming import Settings
+from firmware_sim.families.witmotion import WitMotion
 from gateway.motion.samples import SessionEnded
 from gateway.profiles import profile_of
-from gateway.profiles.conversation import Connected, Kind, Notified, Received, Subscribe, Tick, new_session
+from gateway.profiles.conversation import (
+    Connected,
+    Disconnected,
+    Kind,
+    Notified,
+    Received,
+    Subscribe,
+    Tick,
+    Write,
+    new_session,
+)
 from gateway.profiles.errors import FrameError
 from gateway.profiles.witmotion import NOTIFY, WRITE
 from tests.gateway.profiles.rows import (
@@ -146,13 +158,32 @@ def test_a_decoder_restored_at_any_row_goes_on_exactly():
     continues_exactly(PROFILE, [*stale, *late, (Kind.DISCONNECTED, b"", 5 * 10**9), *frames(cut)])
 
 
-SETTING = [(WRITE, "ffaa6988b5"), (WRITE, "ffaa030800"), (WRITE, "ffaa000000")]
+SETTING = [(WRITE, "ffaa6988b5"), (WRITE, "ffaa030800")]
 
 
 def test_a_link_is_set_to_50_hz_before_it_streams():
     commands = PROFILE.conversation({}).handle(Connected(), 0)
-    assert writes(commands[1:4]) == SETTING
-    assert commands[4] == Subscribe(NOTIFY)
+    assert writes(commands[1:3]) == SETTING
+    assert commands[3] == Subscribe(NOTIFY)
+
+
+def test_what_the_sensor_has_saved_is_left_as_it_was_and_each_link_is_at_50_hz():
+    device = WitMotion(Settings(serial=1))
+    conversation = PROFILE.conversation({})
+    for _ in range(2):
+        device.link_up()
+        for command in conversation.handle(Connected(), 0):
+            if isinstance(command, Write):
+                device.written(command.uuid, command.payload)
+        device.subscribed(NOTIFY, on=True)
+        (taken,) = device.measure(np.zeros((100, 6), np.float32))
+        assert len(taken.values) == 100  # of the motion's 50 a second
+        device.crash(flash_kept=True)
+        conversation.handle(Disconnected(), 0)
+    device.link_up()
+    device.subscribed(NOTIFY, on=True)
+    (taken,) = device.measure(np.zeros((100, 6), np.float32))
+    assert len(taken.values) == 20  # as delivered: 10 a second
 
 
 def notified(rate_hz, seconds, from_s=1.0):
