@@ -40,7 +40,7 @@ from gateway.motion.samples import Float32
 from gateway.motion.windows import WindowShape
 from gateway.pipeline import Infer, Pipeline
 from gateway.profiles import details, profile_of, speaks
-from gateway.profiles.conversation import Kind, held_of
+from gateway.profiles.conversation import Kind, TellsWithoutService, held_of
 from gateway.store import Committed, Store, Writer
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
@@ -231,7 +231,9 @@ class Wearable:
         faults[name] = faults.get(name, 0) + 1
         match name:
             case "other_profile":
-                hint = f"is profile {self.settings.profile!r} the right one for it?"
+                asked = f"is profile {self.settings.profile!r} the right one for it?"
+                needs = isinstance(self._profile, TellsWithoutService) and self._profile.without_service
+                hint = f"{asked} If so: {needs}" if needs else asked
                 log.warning("%s (%s): %s; %s", self.settings.id, self.settings.address, detail, hint)
             case "bond_refused":
                 if detail != self.refusal:

@@ -220,6 +220,14 @@ class Profile(Protocol):
 
 
 @runtime_checkable
+class TellsWithoutService(Protocol):
+    """A family of which some wearables lack the service, until somebody does something about it."""
+
+    without_service: str
+    """What to do, for a person."""
+
+
+@runtime_checkable
 class TellsHeld(Protocol):
     """A family whose advertisement says whether a central holds the wearable."""
 

@@ -180,4 +180,8 @@ class MovesenseProfile(StreamingProfile):
     service_uuid = SERVICE
     rate_hz = RATE_HZ
     advertised_names = ("Movesense",)
+    without_service = (
+        "a Movesense needs a firmware with the GATT SensorData service (the vendor's gatt_sensordata_app); "
+        "put one on it"
+    )
     converses, decodes = MovesenseConversation, MovesenseDecoder

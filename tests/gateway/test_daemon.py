@@ -79,7 +79,7 @@ class FullWriter:
         return self.free
 
 
-def wearable_with(writer, folder):
+def wearable_with(writer, folder, profile="reference"):
     stream = Stream(
         decoder=ReferenceDecoder(),
         rate_hz=50.0,
@@ -99,8 +99,8 @@ def wearable_with(writer, folder):
         snapshot_rows=1000,
     )
     model = Model("ab" * 32, "float32", ("sitting", "standing"), 200, 100, 50.0)
-    settings, records = WearableSettings(id="left", address=ADDRESS), Records(folder / "bonds.json")
-    return Wearable(settings, model, pipeline, writer, Clock(), records)
+    settings = WearableSettings(id="left", address=ADDRESS, profile=profile)
+    return Wearable(settings, model, pipeline, writer, Clock(), Records(folder / "bonds.json"))
 
 
 def talk(runner, *events):
@@ -126,6 +126,19 @@ async def seconds_until(condition):
             return
         await asyncio.sleep(0.05)
     raise AssertionError("it never came")
+
+
+@pytest.mark.parametrize(
+    ("profile", "firmware"),
+    [("movesense", "; is profile 'movesense' the right one for it? If so: a Movesense needs a firmware with the GATT "),
+     ("thingy52", "; is profile 'thingy52' the right one for it?\n")],
+)  # fmt: skip
+def test_a_wearable_without_the_service_is_told_with_what_to_do(profile, firmware, tmp_path, caplog):
+    wearable = wearable_with(FullWriter(), tmp_path, profile)
+    wearable._fault("other_profile", "it has no service 34802252-7185-4d5d-b431-630e7050e8f0")
+    told = caplog.messages[-1] + "\n"
+    assert told.startswith(f"left ({ADDRESS}): it has no service 34802252-7185-4d5d-b431-630e7050e8f0")
+    assert firmware in told
 
 
 async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_room(tmp_path):
