@@ -1,8 +1,9 @@
 """Where a wearable is put to be checked: a central, a clock, and what may be done to the wearable."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TextIO
 
 import numpy as np
 
@@ -15,6 +16,10 @@ ANSWER_S = 5.0
 """For an indication after its write."""
 SETTLE_S = 0.15
 """Real time that whatever was on its way has to arrive."""
+RESTART_S = 90.0
+"""For a person to restart the wearable, and less than an item may take."""
+RETURN_S = 30.0
+"""For a restarted wearable to be heard again."""
 FRAME_S = 10.0
 """Real time beyond what sampling takes, for a frame to come."""
 
@@ -36,8 +41,8 @@ def require(holds: bool, found: str) -> None:
 class Bench:
     """One wearable under check. now_ns: the clock that the wearable's is judged by; speed: how fast it runs.
 
-    erase: whether samples may be acknowledged, which lets the wearable erase them. restart: reboots the wearable in an
-    orderly way; None where that cannot be done from here.
+    erase: whether samples may be acknowledged, which lets the wearable erase them. restart: has the
+    wearable restarted, and returns once it was; None where nobody can do that.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Bench:
         *,
         speed: float = 1.0,
         erase: bool = False,
-        restart: Callable[[], None] | None = None,
+        restart: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.central = central
         self.address = address
@@ -91,6 +96,17 @@ class Bench:
         if self._link is not None:
             for inbox in (self._link.live, self._link.backlog, self._link.answers):
                 inbox.clear()
+
+    async def restarted_by_hand(self, out: TextIO) -> None:
+        """Asks for it and waits until it has happened. Raises Skipped where nobody does it, Failed, LinkFailed."""
+        link = await self.link()
+        ask = f"restart the wearable now (switch it off and on); waiting up to {RESTART_S:g} s"
+        print(f"ASK   {ask}", file=out, flush=True)
+        if not await self.until(lambda: link.lost, RESTART_S):
+            raise Skipped(f"nobody restarted it within {RESTART_S:g} s")
+        await self.drop()
+        heard = await self.central.scan(RETURN_S, lambda one: one.address == self.address)
+        require(self.address in [one.address for one in heard], f"not heard again within {RETURN_S:g} s")
 
     # Time
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import functools
 import json
 import random
 import re
@@ -30,7 +31,8 @@ examples:
   firmware-sim check --transport usb:0 --address C3:11:22:33:44:55 --erase
   firmware-sim check --only RP-FRAME --only RP-TIME --json
 
-The wearable has to lie still meanwhile, and no other central may hold it. A check of all items takes some minutes.
+The wearable has to lie still meanwhile, and no other central may hold it. A check of all items takes some minutes. Two
+items need a restart of the wearable: each asks for it and waits 90 s, and is skipped where nobody does it.
 Exit code: 0 where no item fails, 1 where one does or the wearable cannot be reached or does not speak the reference
 profile, 2 for a wrong option, 3 where every item was skipped, so that nothing was checked.
 """
@@ -64,6 +66,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--erase", action="store_true", help="also check what acknowledges samples: it may erase what it holds"
     )
     parser.add_argument(
+        "--restart-by-hand",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="ask for a restart of the wearable where an item needs one, and wait for it (default: on a terminal)",
+    )
+    parser.add_argument(
         "--only", action="append", default=[], metavar="ID", help="items whose id begins so; repeatable"
     )
     parser.add_argument("--list", action="store_true", help="print the list and check nothing")
@@ -77,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         from firmware_sim import conformance
     except ImportError:
         raise InputRejected("the check needs Bumble", hint="pip install 'fidget-gateway[bumble]'") from None
-    for option in ("address", "erase"):
-        if getattr(args, option) and not args.transport:
+    for option in ("address", "erase", "restart-by-hand"):
+        if getattr(args, option.replace("-", "_")) and not args.transport:
             raise InputRejected(f"--{option} needs --transport", hint="Without one the simulator is checked, in full.")
     if args.address and not re.fullmatch(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", args.address):
         raise InputRejected(f"--address {args.address!r}: no Bluetooth address", hint="Such as C3:11:22:33:44:55.")
@@ -101,9 +109,12 @@ def _list(items: "Sequence[Item]", *, as_json: bool) -> None:
 
 
 async def _check(args: argparse.Namespace, items: "Sequence[Item]") -> int:
-    opened = behind(args.transport, args.address, erase=args.erase) if args.transport else simulated()
+    out = sys.stderr if args.json else sys.stdout
+    by_hand = out.isatty() if args.restart_by_hand is None else args.restart_by_hand
+    asks = out if by_hand else None
+    opened = behind(args.transport, args.address, erase=args.erase, asks=asks) if args.transport else simulated()
     async with opened as bench:
-        verdicts = await judge(bench, items, sys.stderr if args.json else sys.stdout)
+        verdicts = await judge(bench, items, out)
     counts = {result: sum(v.result == result for v in verdicts) for result in ("pass", "fail", "skip")}
     if args.json:
         print(json.dumps(_as_json(bench.address, verdicts, counts), indent=2))
@@ -159,7 +170,11 @@ async def simulated(plant: "Callable[[Device], None] | None" = None) -> "AsyncIt
     central = Central(simulation.radio.wearable("check"))
     running = asyncio.create_task(simulation.run())
     address = wearable.spec.ble_address()
-    bench = Bench(central, address, clock.mono_ns, speed=SPEED, erase=True, restart=wearable.reboot)
+
+    async def restart() -> None:
+        wearable.reboot()
+
+    bench = Bench(central, address, clock.mono_ns, speed=SPEED, erase=True, restart=restart)
     try:
         await simulation.started.wait()
         await central.start()
@@ -174,9 +189,11 @@ async def simulated(plant: "Callable[[Device], None] | None" = None) -> "AsyncIt
 
 
 @asynccontextmanager
-async def behind(transport: str, address: str | None, *, erase: bool) -> "AsyncIterator[Bench]":
-    """A bench with the wearable that is heard by this controller. Raises NotFound, AnotherProfile, and what opening
-    it raises.
+async def behind(
+    transport: str, address: str | None, *, erase: bool, asks: TextIO | None = None
+) -> "AsyncIterator[Bench]":
+    """A bench with the wearable that is heard by this controller. asks: where a person is asked to restart it; None for
+    nobody. Raises NotFound, AnotherProfile, and what opening it raises.
     """
     from firmware_sim.bench import Bench
     from firmware_sim.central import Central
@@ -187,6 +204,8 @@ async def behind(transport: str, address: str | None, *, erase: bool) -> "AsyncI
         central = Central(radio.wearable("check"))
         await central.start()
         bench = Bench(central, await _found(central, address), Clock().mono_ns, erase=erase)
+        if asks is not None:
+            bench.restart = functools.partial(bench.restarted_by_hand, asks)
         try:
             await _check_profile(bench)
             yield bench

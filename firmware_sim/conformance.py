@@ -862,9 +862,9 @@ async def _(bench: Bench) -> None:
 # What restarts the wearable
 
 
-def _restart(bench: Bench) -> Callable[[], None]:
+def _restart(bench: Bench) -> Callable[[], Awaitable[None]]:
     if bench.restart is None:
-        raise Skipped("the wearable cannot be restarted from here")
+        raise Skipped("it needs a restart, for which nobody is asked (--restart-by-hand)")
     return bench.restart
 
 
@@ -876,7 +876,7 @@ def _restart(bench: Bench) -> Callable[[], None]:
 async def _(bench: Bench) -> None:
     restart = _restart(bench)
     info, before = await bench.held(1)
-    restart()
+    await restart()
     await bench.drop()
     after = await bench.info()
     require(after.running.session != before.session, f"the session is still {before.session:016x}")
@@ -897,10 +897,10 @@ async def _(bench: Bench) -> None:
     "The session that a restart has ended is acknowledged.",
 )
 async def _(bench: Bench) -> None:
-    restart = _restart(bench)
     _may_erase(bench)
+    restart = _restart(bench)
     _, running = await bench.held(1)
-    restart()
+    await restart()
     await bench.drop()
     info = await bench.info()
     ended = next((entry for entry in info.sessions if entry.session == running.session), None)

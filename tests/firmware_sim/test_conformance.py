@@ -1,5 +1,6 @@
 """The conformance check passes the simulator, and fails the right item of a wearable that misbehaves."""
 
+import io
 import json
 import re
 import struct
@@ -415,10 +416,41 @@ async def test_a_wearable_behind_a_transport_is_checked_and_keeps_what_it_holds(
             verdicts = await judge(bench, conformance.chosen(names), sys.stdout)
         assert {one.item.id: one.found for one in verdicts if one.result is not Result.PASS} == {
             "RP-ACK-2": "it acknowledges samples, which the wearable may then erase (--erase)",
-            "RP-SESS-2": "the wearable cannot be restarted from here",
+            "RP-SESS-2": "it needs a restart, for which nobody is asked (--restart-by-hand)",
         }
         assert simulation.wearables[0].device.running.watermark == 0
     air.close()
+
+
+class Person(io.StringIO):
+    """Restarts the wearable when asked to, or never does."""
+
+    def __init__(self, restart: Callable[[], None], obeys: bool) -> None:
+        super().__init__()
+        self._restart, self._obeys = restart, obeys
+
+    def write(self, text: str) -> int:
+        if "restart the wearable now" in text and self._obeys:
+            self._restart()
+        return super().write(text)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_person_is_asked_for_a_restart_and_waited_for_as_long_as_is_said(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("firmware_sim.bench.RESTART_S", 20.0 if answers else 0.3)
+    air = VirtualRadio()
+    transport = f"tcp-client:{await air.serve(Endpoint.parse('127.0.0.1:0'))}"
+    async with wearable(transport) as simulation:
+        person = Person(simulation.wearables[0].reboot, obeys=answers)
+        async with check_command.behind(transport, None, erase=True, asks=person) as bench:
+            verdicts = await judge(bench, conformance.chosen(["RP-SESS-2", "RP-SESS-3"]), person)
+    air.close()
+    expected = (Result.PASS, "") if answers else (Result.SKIP, "nobody restarted it within 0.3 s")
+    assert [(one.result, one.found) for one in verdicts] == [expected] * 2
+    limit = "20" if answers else "0.3"
+    assert person.getvalue().count(f"restart the wearable now (switch it off and on); waiting up to {limit} s") == 2
 
 
 @pytest.mark.parametrize("address", [None, "C0:00:00:00:00:01"], ids=["any", "named"])
@@ -437,6 +469,7 @@ WRONG = [
     (["--address", "C0:00:00:00:00:01"], "--address needs --transport"),
     (["--address", "garbage", "--transport", "tcp-client:127.0.0.1:9"], "--address 'garbage': no Bluetooth address"),
     (["--erase"], "--erase needs --transport"),
+    (["--restart-by-hand"], "--restart-by-hand needs --transport"),
     (["--transport", "nonsense"], "transport 'nonsense'"),
 ]
 
