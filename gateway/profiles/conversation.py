@@ -224,7 +224,7 @@ class TellsWithoutService(Protocol):
     """A family of which some wearables lack the service, until somebody does something about it."""
 
     without_service: str
-    """What to do, for a person."""
+    """What a person can do; empty where there is nothing."""
 
 
 @runtime_checkable

@@ -270,6 +270,8 @@ class StreamingProfile:
     """Its frames number or time them, so that a loss shows."""
     advertised_names: tuple[str, ...] = ()
     """How the names of such wearables begin, as far as known (unverified)."""
+    without_service = ""
+    """What a person can do about one that lacks the service, where some do."""
     converses: type[StreamingConversation]
     decodes: type[StreamingDecoder]
 
