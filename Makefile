@@ -80,7 +80,7 @@ vm-tools:
 	$(call installed,qemu-system-x86_64 qemu-img mmdebstrap mke2fs ssh,qemu-system-x86 qemu-utils ipxe-qemu seabios mmdebstrap zstd e2fsprogs openssh-client,the tests marked vm)
 
 arm-tools:
-	$(call installed,qemu-system-aarch64 qemu-aarch64-static,qemu-system-arm qemu-user-static binfmt-support,the tests marked arm)
+	$(call installed,qemu-system-aarch64 qemu-aarch64-static arch-test,qemu-system-arm qemu-user-static arch-test binfmt-support,the tests marked arm)
 
 bench: $(DEV_DONE) ## measurements, as ratios within one run
 	@for file in tests/bench/bench_*.py; do echo "== $$file"; $(DEV)/bin/python "$$file"; done

@@ -37,8 +37,14 @@ TOOLS = {
 }
 """On this machine, and the Debian package of each."""
 PACKAGES = tuple(dict.fromkeys([*TOOLS.values(), "ipxe-qemu", "seabios", "zstd"]))
-ARM_TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static"}
+ARM_TOOLS = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-aarch64-static": "qemu-user-static",
+    "arch-test": "arch-test",
+}
 """For a guest of arm64 besides."""
+ARM_PROGRAMS = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
+"""There where this machine's kernel runs programs of arm64, emulated."""
 ARM_PACKAGES = (*ARM_TOOLS.values(), "binfmt-support")
 PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
 """Debian's releases, and their Python."""
@@ -96,6 +102,8 @@ def missing(name: str = "trixie") -> str | None:
     tools, packages = (TOOLS | ARM_TOOLS, PACKAGES + ARM_PACKAGES) if arm else (TOOLS, PACKAGES)
     if any(shutil.which(tool, path=_path()) is None for tool in tools):
         return f"apt-get install --no-install-recommends {' '.join(packages)}"
+    if arm and not ARM_PROGRAMS.exists():
+        return "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; update-binfmts --enable qemu-aarch64"
     return None if os.geteuid() == 0 else "building a guest needs root"
 
 
@@ -119,7 +127,7 @@ def image(name: str = "trixie", say: Say = lambda _: None) -> Image:
     # a snapshot is one board's, and one version's of QEMU
     digest = _digest(["constraints.txt"], *needed, *board, *EQUIPMENT, _run(board[0], "--version"))
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         family = CACHE / f"{name}-{digest}"
         _made(family / "base", f"{name}-{'?' * len(digest)}", CACHE, lambda folder: _build_base(kind, folder, step))
