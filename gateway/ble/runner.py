@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 OPERATIONS_MAX = 256
 """GATT operations waiting on one link. A conversation keeps a handful; more means that it asks faster than the link
 answers, and the link starts afresh."""
+LACKING_MAX = 3
+"""Links in a row on which the profile's service is not there, until the wearable is held to speak another profile: on
+a busy machine BlueZ says that services are resolved before it has shown them all (seen with 5.82)."""
 WAKE_MIN_S = 0.001
 """Between two Ticks, whatever the conversation asks for."""
 LEAVE_S = 1.5
@@ -128,6 +131,7 @@ class LinkRunner:
         self._device: BLEDevice | None = None
         self._client: BleakClient | None = None
         self._talking = False
+        self._lacking = 0
         self._inbox: deque[Event] = deque()
         self._handling = False
         self._operations: deque[Operation] = deque()
@@ -381,8 +385,11 @@ class LinkRunner:
         else:
             self.counters.connects += 1
             if self._services is not None and client.services.get_service(self._services[0]) is None:
-                self._failed("other_profile", f"it has no service {self._services[0]}", lasting=True)
+                self._lacking += 1
+                lasting = self._lacking >= LACKING_MAX
+                self._failed("other_profile", f"it has no service {self._services[0]}", lasting=lasting)
             else:
+                self._lacking = 0
                 self._feed(rules.Opened())
 
     async def _close(self, before: asyncio.Task[None] | None, forget: bool) -> None:

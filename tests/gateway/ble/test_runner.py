@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bleak.backends.service import BleakGATTServiceCollection
 
 from gateway.ble.runner import OPERATIONS_MAX
 from gateway.link import rules
@@ -394,12 +396,34 @@ async def test_a_wearable_that_speaks_another_profile_is_named_before_anything_i
     right = gateway.wearable((await air.peripheral(2)).address, Script(), services=services[::-1])
     gateway.start()
     await gateway.until(lambda: wearable.runner.state == "quarantined" and right.runner.state == "configuring")
-    assert wearable.faults == [("other_profile", f"it has no service {services[0]}")]
+    assert wearable.faults == 3 * [("other_profile", f"it has no service {services[0]}")]
     assert script.told == []
     assert re.fullmatch(f"it has no service {services[0]}; tried again in ([5-9]|10) min", wearable.runner.obstacle)
     wearable.runner.release()
-    await gateway.until(lambda: len(wearable.faults) == 2)
+    await gateway.until(lambda: len(wearable.faults) == 4)
     assert right.runner.obstacle == ""
+
+
+async def test_services_that_are_shown_late_are_asked_for_again(
+    air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two links in a row BlueZ calls them resolved too early, and so once more after a good link."""
+    shown = BleakGATTServiceCollection.get_service
+    late = [True, True, False, True, True, False]
+
+    def get_service(collection: BleakGATTServiceCollection, what: Any) -> Any:
+        return None if late.pop(0) else shown(collection, what)
+
+    peripheral = await air.peripheral()
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, Script(), services=[SERVICE])
+    monkeypatch.setattr(BleakGATTServiceCollection, "get_service", get_service)
+    gateway.start()
+    await gateway.until(lambda: wearable.runner.state == "configuring")
+    peripheral.controller.end_links()
+    await gateway.until(lambda: not late and wearable.runner.state == "configuring")
+    lacks = ("other_profile", f"it has no service {SERVICE}")
+    assert wearable.faults == [lacks, lacks, ("link_lost", "link lost"), lacks, lacks]
 
 
 async def test_only_listed_wearables_are_connected(air: Air, host: Hosts, caplog: pytest.LogCaptureFixture) -> None:
