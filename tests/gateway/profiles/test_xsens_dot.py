@@ -126,6 +126,14 @@ def test_a_garbage_stamp_makes_no_sample_seem_lost_ever_after(before, ahead):
     assert taken(pieces)[-1] == pytest.approx((before + 3000 - 1 - goes_on) * 1e9 / 60, abs=2_000)
 
 
+def test_another_sample_with_the_same_stamp_is_kept_it_came_after_a_step_back():
+    stamped = stream(20)[-1]
+    rows = frames([*stream(20), sample(struct.unpack_from("<I", stamped)[0], acc=(5.0, 4.0, 3.0))])
+    pieces = flat(fold(PROFILE.decoder(), rows))
+    assert [len(burst.values) for burst in bursts(pieces)] == [1] * 21
+    assert sum(isinstance(piece, SessionEnded) for piece in pieces) == 1
+
+
 def test_a_sample_that_comes_twice_counts_once():
     sent = stream(3)
     assert len(bursts(flat(fold(PROFILE.decoder(), frames([sent[0], sent[1], sent[1], sent[2]]))))) == 3
