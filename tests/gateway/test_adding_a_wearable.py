@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from firmware_sim.scenario import parse_wearable
+from gateway.config import load_config
 from gateway.profiles import ENTRY_POINTS, PROFILES, profile_of
 from gateway.profiles.conversation import Connected, Kind, Notified, Observe, Received, Write
 
@@ -96,7 +99,7 @@ def test_a_stream_of_it_is_told_with_its_loss(acme):
 
 
 def test_its_entry_point_is_of_the_group_that_is_looked_up(acme, tmp_path, monkeypatch):
-    (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (toml,) = re.findall(r"```toml\n(\[project.*?)```", PAGE, re.DOTALL)
     ((name, value),) = tomllib.loads(toml)["project"]["entry-points"][ENTRY_POINTS].items()
     info = tmp_path / "acme_band-1.0.dist-info"
     info.mkdir()
@@ -108,3 +111,19 @@ def test_its_entry_point_is_of_the_group_that_is_looked_up(acme, tmp_path, monke
         assert profile_of("acme").service_uuid == acme.SERVICE
     finally:
         sys.modules.pop("acme_band", None)
+
+
+def test_its_configuration_and_its_simulated_wearable_are_good_and_meet(tmp_path):
+    """The commands themselves run until they are stopped; here is read what they are given."""
+    (text,) = re.findall(r"```toml\n(\[gateway\].*?)```", PAGE, re.DOTALL)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "try.toml").write_text(text)
+    config = load_config(tmp_path / "try.toml")
+    commands = [shlex.split(line) for line in "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).splitlines()]
+    assert [words[0] for words in commands] == ["mosquitto", "firmware-sim", "gateway", "gateway"]
+    spec = parse_wearable(commands[1][commands[1].index("--wearable") + 1])
+    (wearable,) = config.wearables
+    assert (wearable.address, wearable.profile) == (spec.ble_address(), spec.profile)
+    assert config.radio.transport == f"tcp-client:{commands[1][commands[1].index('--listen') + 1]}"
+    assert str(config.sync.port) == commands[0][-1]
+    assert commands[3][2] == str(spec.truth)
