@@ -57,6 +57,13 @@ class Keypad:
         return await self._typed.get()
 
 
+class _Digits(int):
+    """Bumble takes a passkey of 000000 for none."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class _Panel(PairingDelegate):
     """What the wearable shows and is told: always the same passkey; its wearer confirms every number."""
 
@@ -68,10 +75,10 @@ class _Panel(PairingDelegate):
         return self._pairing is not Pairing.REFUSED
 
     async def generate_passkey(self) -> int:
-        return self._passkey
+        return _Digits(self._passkey)
 
     async def get_number(self) -> int | None:
-        return await self._keypad.read()
+        return _Digits(await self._keypad.read())
 
 
 def require_pairing(device: Device, pairing: Pairing, passkey: int, keypad: Keypad) -> None:

@@ -125,10 +125,13 @@ class BluezAdapter:
 
     async def known(self) -> dict[str, Mapping[str, Any]]:
         """What BlueZ knows of this adapter's devices, by address: the properties of Device1. Raises RadioAway."""
-        async with _Bus.for_now() as bus:
-            objects = await bus.objects()
-            self._present(objects)
-            return {device["Address"].upper(): device for _, device in self._devices(objects)}
+        if self._bus is not None and self._bus.alive:
+            objects = await self._bus.objects()
+        else:
+            async with _Bus.for_now() as bus:
+                objects = await bus.objects()
+        self._present(objects)
+        return {device["Address"].upper(): device for _, device in self._devices(objects)}
 
     @asynccontextmanager
     async def listening(self, heard: Heard) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.ble.adapter import Adapter
 from gateway.ble.errors import BondRefused
@@ -49,9 +50,8 @@ class Records:
         write_private(self._file, {"version": VERSION, "wearables": wearables})
 
 
-def _is_record(found: object) -> bool:
-    assert isinstance(found, dict)
-    return found["version"] == VERSION and all(
+def _is_record(found: Any) -> bool:
+    return bool(found["version"] == VERSION) and all(
         isinstance(one["address"], str) and Remembered(one["pairing"]) for one in found["wearables"].values()
     )
 

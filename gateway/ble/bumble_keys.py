@@ -128,10 +128,20 @@ def _long_term(keys: PairingKeys | None) -> PairingKeys.Key | None:
 def _is_key_file(found: Any) -> bool:
     """Each bond has a key of 16 bytes by which a link is encrypted."""
     for address, keys in found["bonds"].items():
-        key = _long_term(PairingKeys.from_dict(keys))
+        made = PairingKeys.from_dict(keys)
+        key = _long_term(made)
+        if made.irk is not None and len(made.irk.value) != 16:
+            return False
         if key is None or len(key.value) != 16 or hci.Address(address).to_string(False) != address:
             return False
     return found["version"] == VERSION and hci.Address(found["address"]).is_static
+
+
+class _Digits(int):
+    """Bumble takes a passkey of 000000 for none, which some wearables have."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class Panel(PairingDelegate):
@@ -152,14 +162,14 @@ class Panel(PairingDelegate):
     async def get_number(self) -> int | None:
         passkey = await self._answers.passkey(self._address)
         self.numbered = passkey is not None
-        return passkey
+        return None if passkey is None else _Digits(passkey)
 
     async def compare_numbers(self, number: int, digits: int) -> bool:  # noqa: ARG002
         self.numbered = await self._answers.confirm(self._address, number)
         return self.numbered
 
     async def generate_passkey(self) -> int:
-        return 1 + secrets.randbelow(999_999)  # Bumble takes 0 for none
+        return _Digits(secrets.randbelow(1_000_000))
 
     async def display_number(self, number: int, digits: int) -> None:  # noqa: ARG002
         self.numbered = await self._answers.shown(self._address, number)

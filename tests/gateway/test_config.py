@@ -64,6 +64,15 @@ def test_relative_paths_are_taken_from_the_files_folder(written, tmp_path):
     assert config.store.path == tmp_path / "state" / "gateway.db"
 
 
+def test_the_local_socket_is_in_the_state_directory_unless_another_place_is_named(written, tmp_path):
+    assert load_config(written(SMALLEST)).socket == Path("/var/lib/fidget-gateway/gateway.sock")
+    placed = load_config(written(SMALLEST + '[local]\nsocket = "run/s"\ngroup = "operators"\n'))
+    assert (placed.socket, placed.local.group) == (tmp_path / "run/s", "operators")
+    assert problems(written(SMALLEST + '[radio]\nsecure_connections = "off"\n')) == [
+        "radio.secure_connections: found 'off', expected 'preferred' or 'only'"
+    ]
+
+
 def test_every_error_is_told_at_once_with_its_place_and_the_way_out(written):
     text = """
     [gatway]

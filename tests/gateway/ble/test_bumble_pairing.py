@@ -149,6 +149,15 @@ async def test_a_number_pairs_and_the_bond_serves_after_a_restart(at: At, wearab
         adapter = await place.host()
 
 
+async def test_six_zeros_are_a_passkey_like_any_other(at: At) -> None:
+    place = await at("pairing=passkey; passkey=000000")
+    adapter = await place.host()
+    with pytest.raises(PairingFailed, match=WRONG):
+        await adapter.pair(place.address, Person(1))
+    assert await adapter.pair(place.address, Person(0)) is True
+    assert await place.info(adapter)
+
+
 async def test_the_digits_that_the_gateway_shows_are_typed_on_the_wearable(at: At) -> None:
     place = await at("pairing=keyboard")
     adapter, person = await place.host(), Person()
