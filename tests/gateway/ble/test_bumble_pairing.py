@@ -13,6 +13,8 @@ from bleak import BleakClient
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakGATTProtocolError
+from bumble.device import Connection
+from bumble.pairing import PairingConfig
 
 from firmware_sim.encoding import INFO_UUID
 from firmware_sim.endpoint import Endpoint
@@ -191,6 +193,26 @@ async def test_what_does_not_pair_says_why_and_leaves_nothing(
     assert not adapter.device.connections
     with pytest.raises(BleakGATTProtocolError):
         await place.info(adapter)
+
+
+async def test_the_old_way_of_pairing_is_refused_where_secure_connections_alone_will_do(at: At) -> None:
+    place = await at(PASSKEY)
+    wearable = place.simulation.wearables[0].peripheral._bumble
+    secure = wearable.pairing_config_factory
+
+    def old(connection: Connection) -> PairingConfig:
+        configuration = secure(connection)
+        configuration.sc = False
+        return configuration
+
+    wearable.pairing_config_factory = old
+    adapter = await place.host(legacy=False)
+    with pytest.raises(PairingFailed, match="it cannot pair by LE Secure Connections, so whoever listened") as told:
+        await adapter.pair(place.address, Person())
+    assert told.value.hint == 'Where that will do, say secure_connections = "preferred" in [radio].'
+    assert await adapter.bonded() == {}
+    adapter = await place.host(legacy=True)
+    assert await adapter.pair(place.address, Person()) is True
 
 
 async def test_a_passkey_that_nobody_types_is_given_up(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
