@@ -8,6 +8,7 @@ import pytest
 
 from gateway.clock import Instant
 from gateway.monitoring.drift import DriftSettings
+from gateway.profiles import profile_of
 from gateway.profiles.conversation import Kind
 from gateway.profiles.reference import ReferenceDecoder
 from gateway.store.rows import JournalRow
@@ -80,3 +81,42 @@ def test_memory_is_bounded_by_the_reorder_span(where, sessions: int) -> None:
             largest = max(largest, len(stream.snapshot()))
     assert largest < sessions * SNAPSHOT_BYTES_MAX
     assert stream.counters.samples > 0
+
+
+def polar_frame(kind: int, last_sample: int) -> bytes:
+    """36 equal samples: a reference and differences of no bits."""
+    return struct.pack("<BQB3hBB", kind, round((last_sample + 1) * 1e9 / 52), 0x80, 1, 2, 3, 0, 35)
+
+
+@pytest.mark.parametrize(
+    "of_two",
+    [
+        pytest.param(lambda step: (5, step), id="one sensor alone"),
+        pytest.param(lambda step: (2 if step % 40 == 0 else 5, step), id="one that is mostly lost"),
+        pytest.param(lambda step: (2 if step % 2 else 5, step // 2 + 11 * (step % 2)), id="one that is ahead by 8 s"),
+        pytest.param(lambda step: (5 if step % 3 else 2, 17 * step), id="both with losses"),
+    ],
+)
+def test_memory_is_bounded_where_one_of_two_sensors_does_not_keep_up(of_two) -> None:
+    profile = profile_of("polar-verity-sense")
+    stream = Stream(
+        decoder=profile.decoder(),
+        rate_hz=50.0,
+        native_rate_hz=profile.rate_hz,
+        shape=SHAPE,
+        settings=StreamSettings(reorder_samples_max=REORDER_MAX),
+        drift=DriftSettings(),
+        reference={},
+        mounting=np.eye(3, dtype=np.float32),
+    )
+    rows = [(Kind.CONNECTED, b"")]
+    rows += [(Kind.CONFIG, struct.pack("<BBBBBBBf", 0xF0, 2, kind, 0, 0, 5, 1, 0.001)) for kind in (2, 5)]
+    rows += [(Kind.FRAME, polar_frame(kind, 36 * (number + 1) - 1)) for kind, number in map(of_two, range(ROWS))]
+    largest = 0
+    for row, (kind, payload) in enumerate(rows, 1):
+        stream.advance(JournalRow(row, "left", kind, payload, Instant("boot", row * SECOND, 0, False)))
+        if row % 50 == 0:
+            largest = max(largest, len(stream.snapshot()))
+    assert largest < SNAPSHOT_BYTES_MAX
+    assert stream.counters.samples > 0
+    assert stream.counters.malformed == 0
