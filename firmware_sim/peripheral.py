@@ -50,7 +50,7 @@ class Controller(Protocol):
     reachable: bool
     deaf: bool
     """It advertises, and answers no attempt to connect."""
-    losing: Callable[[], bool]
+    losing: Callable[[Any], bool]
     """Whether an advertisement, or an attempt to connect, is lost now."""
     command_s: float
     """How long an HCI command may take."""
@@ -108,7 +108,7 @@ class Peripheral:
         self._advertise_again = asyncio.Event()
         self._silent = False
         self._controller: Controller = radio.wearable(name)
-        self._controller.losing = lambda: faults.loses(now_ns())
+        self._controller.losing = lambda _packet: faults.loses(now_ns())
         configuration = DeviceConfiguration(
             name=name,
             address=hci.Address(address),

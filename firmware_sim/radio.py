@@ -32,6 +32,8 @@ BUFFERED_BYTES = 64 * 1024
 """Towards one host, before the wearables stop notifying it."""
 BUFFERED_BYTES_MAX = 1024 * 1024
 """A host that lets this much stand does not read at all: its connection is cut."""
+ESTABLISHED_S = 0.25
+"""Six connection intervals of 30 to 50 ms."""
 COMMAND_S = 86_400.0
 """Of Bumble's HCI commands to a controller in this process, which always answers: a process that was suspended, or a
 machine that slept, must not find them timed out."""
@@ -140,7 +142,7 @@ class CorrectedController(Controller):
         self.reachable = True
         self.deaf = False
         """It advertises, and answers no attempt to connect."""
-        self.losing: Callable[[], bool] = lambda: False
+        self.losing: Callable[[ll.AdvertisingPdu], bool] = lambda _packet: False
         """Whether the advertisement that it sends, or the attempt to connect that it is sent, is lost."""
         self.links_max: int | None = None
         self.command_s = COMMAND_S
@@ -215,7 +217,7 @@ class CorrectedController(Controller):
         return hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.SUCCESS)
 
     def send_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
-        if self.reachable and not self.losing():
+        if self.reachable and not self.losing(packet):
             super().send_advertising_pdu(packet)
 
     def on_ll_advertising_pdu(self, packet: ll.AdvertisingPdu) -> None:
@@ -229,13 +231,19 @@ class CorrectedController(Controller):
 
     def on_le_connect_ind(self, packet: ll.ConnectInd) -> None:
         own = self.le_legacy_advertiser
-        if own.address == packet.advertiser_address and (not own.connectable or self.losing()):
-            # Two centrals answered one advertisement, or the answer was lost: the later one believes in a connection
-            # until it hears nothing for six intervals; then it "failed to be established" (vol. 6, part B, 4.5.2).
+        if own.address == packet.advertiser_address and not own.connectable:
+            self._fail(packet)  # two centrals answered one advertisement, and this is the later one
+        elif own.address == packet.advertiser_address and self.losing(packet):
+            asyncio.get_running_loop().call_later(ESTABLISHED_S, self._fail, packet)
+        else:
+            super().on_le_connect_ind(packet)
+
+    def _fail(self, packet: ll.ConnectInd) -> None:
+        """The central believes in a connection until it has heard nothing for six intervals; then it "failed to be
+        established" (vol. 6, part B, 4.5.2)."""
+        if packet.initiator_address not in self.le_connections:  # else it has tried again meanwhile, and has one
             failed = hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR
             self.link.send_ll_control_pdu(packet.advertiser_address, packet.initiator_address, ll.TerminateInd(failed))
-            return
-        super().on_le_connect_ind(packet)
 
     def _on_advertisement(self, pdu: ll.AdvInd | ll.AdvNonConnInd) -> None:
         # Vol. 4, part E, 7.7.65.2; Bumble reports the advertising data a second time as the scan response.

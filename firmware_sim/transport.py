@@ -39,7 +39,7 @@ class TransportController:
     def __init__(self, name: str, transport: Transport, host: Host) -> None:
         self.name = name
         self.reachable = True
-        self.deaf, self.losing = False, lambda: False  # a real controller loses by itself what it loses
+        self.deaf, self.losing = False, lambda _packet: False  # a real controller loses by itself what it loses
         self.command_s = OPEN_S
         self.transport = transport
         self.host = host

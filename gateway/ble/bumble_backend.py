@@ -556,6 +556,8 @@ class BumbleClient(BaseBleakClient):
             self._connection, self._opening = connection, True
             self._told(rules.Linked())
             try:
+                if self._radio.device.lookup_connection(connection.handle) is not connection:
+                    raise BleakError("link lost")  # before anybody listened for that: nothing would ever tell
                 if self._radio.keys.held(self.address).bonded:
                     self._told(rules.Asked())
                     await self._radio.secure(connection, self.address)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from bleak.backends.service import BleakGATTServiceCollection
+from bumble import ll
 
 from gateway.ble.runner import OPERATIONS_MAX
 from gateway.link import rules
@@ -578,3 +579,33 @@ async def test_a_wearable_that_never_answers_gives_way_to_the_others(
     assert re.fullmatch(r"not connected within \d s", never.faults[0][1])
     for task in running:
         task.cancel()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_connection_of_which_the_wearable_knows_nothing_fails_at_once_and_is_tried_again(
+    air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Where the answer to its advertisement is lost, the central believes in a link for a while; at_once: it is told of
+    its end together with its beginning."""
+    peripheral, answers_lost = await air.peripheral(), [True, True]
+    gateway = host(air.transport)
+    wearable = gateway.wearable(peripheral.address, Script())
+    peripheral.controller.losing = lambda packet: isinstance(packet, ll.ConnectInd) and answers_lost.pop()
+    if at_once:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", _at_once(loop.call_later, peripheral.controller._fail))
+    gateway.start()
+    started_s = time.monotonic()
+    await gateway.until(lambda: not answers_lost)
+    peripheral.controller.losing = lambda _packet: False
+    await gateway.until(lambda: wearable.runner.state == "configuring")
+    assert time.monotonic() - started_s < rules.DISCOVER_S - 1.0
+    assert wearable.states.count("discovering") == 3
+    assert {detail for _, detail in wearable.faults} == {"link lost"}
+
+
+def _at_once(call_later: Callable[..., object], what: object) -> Callable[..., object]:
+    def call(delay_s: float, callback: Callable[..., object], *args: object) -> object:
+        return callback(*args) if callback == what else call_later(delay_s, callback, *args)
+
+    return call
