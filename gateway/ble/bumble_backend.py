@@ -550,14 +550,14 @@ class BumbleClient(BaseBleakClient):
             if self._device is None:
                 self._device = await self._find(self.address)
             connection = await self._radio.connect(self._device.details)
+            if self._radio.device.lookup_connection(connection.handle) is not connection:
+                raise BleakError("link lost")  # before anybody listens for that: nothing would ever tell
             connection.on(Connection.EVENT_DISCONNECTION, self._disconnected)
             connection.on(Connection.EVENT_PAIRING_START, lambda: self._told(rules.Asked()))
             connection.on(Connection.EVENT_PAIRING, lambda _keys: self._told(rules.Bonded()))
             self._connection, self._opening = connection, True
             self._told(rules.Linked())
             try:
-                if self._radio.device.lookup_connection(connection.handle) is not connection:
-                    raise BleakError("link lost")  # before anybody listened for that: nothing would ever tell
                 if self._radio.keys.held(self.address).bonded:
                     self._told(rules.Asked())
                     await self._radio.secure(connection, self.address)

@@ -22,9 +22,10 @@ from gateway.demo.arrange import Broker
 from gateway.events import Prediction, decode
 from tests.e2e.path import POLL_S
 
-WEATHER = "loss=0.02, burst=0.001/8, fade=40/0.3, latency=0.05, jitter=0.1"
-"""On top of being away: 2 % lost, bursts of eight, 30 % lost at the worst of each 40 s, 50 to 150 ms of delay."""
-NEAR_S, AWAY_S = (3.0, 7.0), (1.5, 4.0)
+WEATHER = "loss=0.02, burst=0.001/8, fade=40/{depth}, latency=0.05, jitter=0.1"
+"""On top of being away: 2 % lost, bursts of eight, more at the worst of each 40 s, and 50 to 150 ms of delay. Where a
+try fails with probability p, p² of the reconnects need a third one, whatever the gateway does."""
+NEAR_S, AWAY_S = (3.0, 6.0), (1.0, 3.0)
 """Spans in reach and out of it, at random."""
 WINDOW, HOP = 200, 100
 TRIES_SHARE, TRIES = 0.95, 2
@@ -43,10 +44,12 @@ def spans(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
     return made
 
 
-def scenario(file: Path, away: dict[str, list[tuple[float, float]]], seed: int, duration_s: float) -> None:
+def scenario(
+    file: Path, away: dict[str, list[tuple[float, float]]], depth: float, seed: int, duration_s: float
+) -> None:
     tables = []
     for name, gone in away.items():
-        faults = ", ".join([WEATHER, *(f"away@{start}-{end}" for start, end in gone)])
+        faults = ", ".join([WEATHER.format(depth=depth), *(f"away@{start}-{end}" for start, end in gone)])
         table = {"name": name, "schedule": "sitting:20, hand_tapping:20", "seed": seed, "faults": faults}
         lines = [f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in table.items()]
         tables.append("\n".join(["[[wearable]]", *lines, f"duration_s = {duration_s}"]))
@@ -119,13 +122,14 @@ def in_windows(numbers: set[int]) -> int:
     return len({n for number in numbers for n in range(number * HOP, number * HOP + WINDOW)})
 
 
-async def measure(path: Any, bundle: Path, wearables: int, duration_s: float, seed: int) -> str:
+async def measure(path: Any, bundle: Path, wearables: int, duration_s: float, depth: float, seed: int) -> str:
     """Fails where a figure is worse than it may be; else the figures in words."""
     chance = random.Random(seed)
     away = {f"w{n}": spans(chance, duration_s) for n in range(wearables)}
-    scenario(path.files.scenario, away, seed, duration_s)
+    scenario(path.files.scenario, away, depth, seed, duration_s)
     await path.simulate_scenario(1.0)
-    await path.configure(Broker("127.0.0.1", 1), bundle)  # nobody is there: it is not the broker that is measured
+    nobody = Broker("127.0.0.1", 1)  # it is not the broker that is measured
+    await path.configure(nobody, bundle, radio={"wearables_max": wearables})
     await path.start_daemon()
     begins = await started_s(path)
     journal = Frames(path.files.database)
@@ -165,7 +169,7 @@ async def measure(path: Any, bundle: Path, wearables: int, duration_s: float, se
 
 
 async def test_reconnects_under_loss_fading_and_latency(path: Any, bundle: Path, record_property: Any) -> None:
-    said = await measure(path, bundle, wearables=6, duration_s=45.0, seed=20)
+    said = await measure(path, bundle, wearables=12, duration_s=40.0, depth=0.15, seed=20)
     print(said)
     record_property("reconnects", said)
 
@@ -174,4 +178,4 @@ async def test_reconnects_under_loss_fading_and_latency(path: Any, bundle: Path,
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_reconnects_over_minutes_and_several_seeds(path: Any, bundle: Path, seed: int) -> None:
-    print(await measure(path, bundle, wearables=8, duration_s=300.0, seed=seed))
+    print(await measure(path, bundle, wearables=8, duration_s=300.0, depth=0.3, seed=seed))
