@@ -182,7 +182,8 @@ class BumbleAdapter:
         )
 
     async def forget(self, device: BLEDevice) -> None:
-        await self.cancel_connect()
+        if self._wanted == device.details:
+            await self.cancel_connect()
         with contextlib.suppress(BleakError):
             await self.end_link(device.details)
 
@@ -363,8 +364,23 @@ class BumbleAdapter:
         """Ends a pending attempt of the controller; does nothing where there is none or no controller."""
         command = hci.HCI_LE_Create_Connection_Cancel_Command()
         with contextlib.suppress(BleakError, TimeoutError):
-            async with asyncio.timeout(CANCEL_S):
-                await self.bounded(self.device.host.send_sync_command(command))
+            device, over = self.device, asyncio.Event()
+            ends = (Device.EVENT_CONNECTION, Device.EVENT_CONNECTION_FAILURE)
+
+            def end(_: object) -> None:
+                over.set()
+
+            for event in ends:
+                device.on(event, end)
+            try:
+                async with asyncio.timeout(CANCEL_S):
+                    await self.bounded(device.host.send_sync_command(command))
+                    # The attempt's end comes after the answer (Vol 4, Part E, 7.8.13); the next attempt would take it
+                    # for its own.
+                    await self.bounded(over.wait())
+            finally:
+                for event in ends:
+                    device.remove_listener(event, end)
 
     async def end_link(self, address: hci.Address) -> None:
         """Ends a link to this address, whoever owns it. Raises BleakError."""

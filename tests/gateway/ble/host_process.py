@@ -1,4 +1,7 @@
-"""A gateway's radio side as a process that can be killed: TRANSPORT ADDRESS... ; prints `streaming ADDRESS SECONDS`."""
+"""A gateway's radio side as a process that can be killed: TRANSPORT ADDRESS...
+
+Prints `streaming ADDRESS SECONDS` once for each.
+"""
 
 import asyncio
 import sys
@@ -15,8 +18,11 @@ async def main(transport: str, *addresses: str) -> None:
     radio = open_radio("bumble", transport=transport)
     profile = profile_of("reference")
 
+    streaming = set()
+
     def entered(address: str, state: str) -> None:
-        if state == "streaming":
+        if state == "streaming" and address not in streaming:
+            streaming.add(address)
             print(f"streaming {address} {time.monotonic() - started_s:.3f}", flush=True)
 
     async with asyncio.TaskGroup() as tasks:

@@ -351,3 +351,28 @@ def test_advertising_data_as_the_supplement_lays_it_out() -> None:
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=29)), max_size=8))
 def test_no_advertisement_of_a_stranger_is_an_error(structures: list[tuple[int, bytes]]) -> None:
     advertisement_data(b"", structures, -90)
+
+
+async def test_an_attempt_that_was_given_up_does_not_end_the_next_one(air: Air, adapter: BumbleAdapter) -> None:
+    """The controller tells of its end after it has answered the cancellation."""
+    deaf, sound = await air.peripheral(2), await air.peripheral(3)
+    deaf.controller.deaf = True
+    devices = [(await heard(adapter, peripheral.address))[0] for peripheral in (deaf, sound)]
+    slow = air.radio._hosts[1].controller
+    send = slow.send_hci_packet
+
+    def late(packet: hci.HCI_Packet) -> None:
+        told = isinstance(packet, hci.HCI_LE_Connection_Complete_Event) and packet.status
+        asyncio.get_running_loop().call_later(0.4 if told else 0.0, send, packet)
+
+    slow.send_hci_packet = late
+    for _ in range(2):
+        given_up = asyncio.create_task(adapter.client(devices[0], Losses(), None, 10.0).connect())
+        await asyncio.wait({given_up}, timeout=0.1)
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        sound.controller.deaf = True
+        asyncio.get_running_loop().call_later(0.6, setattr, sound.controller, "deaf", False)
+        client = adapter.client(devices[1], Losses(), None, 10.0)
+        await client.connect()
+        await client.disconnect()

@@ -575,6 +575,7 @@ async def test_a_wearable_that_never_answers_gives_way_to_the_others(
     started_s = time.monotonic()
     await gateway.until(lambda: all(w.runner.state == "configuring" for w in sound))
     assert time.monotonic() - started_s < 5.0
+    assert [w.faults for w in sound] == [[], []]
     assert never.faults[0][0] == "timed_out"
     assert re.fullmatch(r"not connected within \d s", never.faults[0][1])
     for task in running:
