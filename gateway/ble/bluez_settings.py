@@ -24,9 +24,8 @@ def must_be_secure(file: Path = MAIN_CONF) -> str:
     said = f"{where}{found}" if found is not None else f"{file} does not say {KEY}, so it is {DEFAULT}"
     raise InputRejected(
         f'radio.secure_connections "only": BlueZ lets wearables pair without: {said}',
-        hint=f"Write {KEY} = only under [General] in {file}, and systemctl restart bluetooth. It holds for every "
-        "device of this machine's adapters; what cannot pair so cannot be paired any more. Pair again who was paired "
-        "before.",
+        hint=f'With backend = "bumble" the gateway sees to it. {KEY} = only under [General] in {file} holds for every '
+        "device of this machine, and Linux 6.12 then ends every encrypted LE link, also those of Secure Connections.",
     )
 
 

@@ -318,7 +318,7 @@ def test_a_bluez_that_lets_wearables_pair_the_old_way_is_told_with_what_to_do(pl
     code, _, err = check(capsys, place(sync='host = "127.0.0.1"\nport = 1', more=SECURE), "--connect")
     assert code == 2
     assert f'radio.secure_connections "only": BlueZ lets wearables pair without: {conf} {said}' in err
-    assert f"Write SecureConnections = only under [General] in {conf}, and systemctl restart bluetooth" in err
+    assert f'With backend = "bumble" the gateway sees to it. SecureConnections = only under [General] in {conf}' in err
 
 
 def test_a_bluez_that_pairs_securely_alone_is_well_and_one_that_cannot_be_asked_is_said_to_be_so(
