@@ -45,7 +45,9 @@ class Adapter(Protocol):
         """Ends every link and gives the adapter back. Does nothing where it is not attached."""
         ...
 
-    def scanner(self, heard: Heard) -> BleakScanner: ...
+    def scanner(self, heard: Heard, *, each: bool = False) -> BleakScanner:
+        """each: every advertisement is told, also one that says nothing new."""
+        ...
 
     def client(
         self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold

@@ -284,8 +284,8 @@ class BluezAdapter:
         known = self._devices(objects)
         return next(((path, device) for path, device in known if device["Address"].upper() == address.upper()), None)
 
-    def scanner(self, heard: Heard) -> BleakScanner:
-        return BleakScanner(heard, bluez={"adapter": self.name})
+    def scanner(self, heard: Heard, *, each: bool = False) -> BleakScanner:
+        return BleakScanner(heard, bluez={"adapter": self.name, "filters": {"DuplicateData": each}})
 
     def client(
         self, device: BLEDevice, lost: Lost, services: Sequence[str] | None, timeout_s: float, told: Told = untold

@@ -162,7 +162,8 @@ class BumbleAdapter:
                 async with asyncio.timeout(CLOSE_S):
                     await transport.close()
 
-    def scanner(self, heard: Heard) -> BleakScanner:
+    def scanner(self, heard: Heard, *, each: bool = False) -> BleakScanner:
+        del each  # it filters nothing
         return BleakScanner(heard, backend=BumbleScanner, radio=self)
 
     def client(

@@ -27,6 +27,9 @@ COMMAND_S = 10.0
 RESCAN_S = 30.0
 """A scan is begun afresh after this: one that ran while the adapter was switched off and on hears nothing more and says
 nothing (BlueZ 5.66 and 5.82)."""
+RESCAN_SHARED_S = 3.0
+"""The same while a wearable is listened for that gateways share: BlueZ has the controller tell of each device once a
+scan, and how strongly it is heard must be known all the time."""
 SCAN_FAILURES_MAX = 3
 """In a row; then the adapter is attached afresh, which on a Bumble host ends every link."""
 READY_S = 5.0
@@ -103,6 +106,7 @@ class Radio:
         self._up = asyncio.Event()
         self._listening: set[str] = set()
         self._watched: set[str] = set()
+        self._shared: set[str] = set()
         self._alone: dict[str, asyncio.TimerHandle] = {}
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
@@ -237,6 +241,10 @@ class Radio:
         left.discard(address)
         self._look_out()
 
+    def share(self, address: str) -> None:
+        """Each advertisement of this wearable is wanted, also one that says nothing new."""
+        self._shared.add(address.upper())
+
     def watch(self, address: str, wanted: bool) -> None:
         """Its advertisements are wanted although it is connected: how strongly it is heard shows in nothing else."""
         if wanted:
@@ -330,13 +338,15 @@ class Radio:
             lost.cancel()
 
     async def _scan(self, lost: asyncio.Task[None]) -> None:
-        scanner = self.adapter.scanner(self._advertised)
+        each = not self._shared.isdisjoint(self._listening | self._watched)
+        scanner = self.adapter.scanner(self._advertised, each=each)
         async with asyncio.timeout(COMMAND_S):
             await scanner.start()
         self._show("scanning")
         self._failures = 0
         try:
-            await _first(lost, asyncio.create_task(self._unwanted.wait()), timeout_s=RESCAN_S)
+            timeout_s = RESCAN_SHARED_S if each else RESCAN_S
+            await _first(lost, asyncio.create_task(self._unwanted.wait()), timeout_s=timeout_s)
         finally:
             # A scan that died with its adapter cannot be stopped: "No discovery started".
             with contextlib.suppress(BleakError, TimeoutError, OSError, EOFError):

@@ -76,6 +76,10 @@ class Radios:
         for radio in self._of(address):
             radio.listen(address, wanted)
 
+    def share(self, address: str) -> None:
+        for radio in self._of(address):
+            radio.share(address)
+
     def watch(self, address: str, wanted: bool) -> None:
         for radio in self._of(address):
             radio.watch(address, wanted)

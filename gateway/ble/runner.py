@@ -128,6 +128,9 @@ class LinkRunner:
         self._share = Share() if shared else None
         self._looking: asyncio.Task[None] | None = None
         self._lets_go = False
+        self._taking: asyncio.TimerHandle | None = None
+        if shared:
+            radio.share(self.address)
         self._device: BLEDevice | None = None
         self._client: BleakClient | None = None
         self._talking = False
@@ -186,7 +189,7 @@ class LinkRunner:
         finally:
             self._radio.listen(self.address, False)
             self._leave()
-            for timer in (self._due, self._wake):
+            for timer in (self._due, self._wake, self._taking):
                 if timer is not None:
                     timer.cancel()
             for task in (self._opening, self._operating, self._noting):
@@ -286,8 +289,11 @@ class LinkRunner:
         if self._seat is not None and self._sighted(self._seat) is not device:
             return  # heard by another adapter than the one that has it
         self.rssi_dbm = data.rssi
-        if not self._calls(data):
-            return
+        if self._calls(data):
+            self._answer()
+
+    def _answer(self) -> None:
+        """With a connection, where an adapter has room."""
         if self._seat is None:
             self._seat = self._radio.place(self.address)
             if self._seat is None:
@@ -310,7 +316,17 @@ class LinkRunner:
         if verdict is Verdict.LET_GO:
             strength_dbm = self._share.strength_dbm(now_s)
             self._feed(rules.LetGo(f"let go: heard at {strength_dbm:.0f} dBm, another gateway may be nearer"))
+        _cancel(self._taking)
+        at_s = sharing.take_at_s(self._share, now_s)
+        if listening and verdict is Verdict.LEAVE and at_s is not None:
+            self._taking = asyncio.get_running_loop().call_at(at_s, self._take)
         return listening and verdict is Verdict.TAKE
+
+    def _take(self) -> None:
+        """What was heard free may be taken now, though it has not been heard once more."""
+        share, now_s = self._share, asyncio.get_running_loop().time()
+        if share is not None and self._link.state in LISTENING and sharing.due(share, now_s):
+            self._answer()
 
     def _shared(self, share: Share, was: State, event: rules.Event) -> Share:
         """What other gateways may make of this link's new state."""

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     }
     with _control() as kernel:
         count = apply(lambda command, adapter: _ask(kernel, command, adapter), addresses, LinkParameters())
-    print(f"{count} wearables: interval 30 to 50 ms, latency 0, supervision timeout 5 s, from the next connection on")
+    named = "1 wearable" if count == 1 else f"{count} wearables"
+    print(f"{named}: interval 30 to 50 ms, latency 0, supervision timeout 5 s, from the next connection on")
     return 0
 
 

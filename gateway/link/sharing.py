@@ -26,8 +26,14 @@ MEMORY_S = 10.0
 """Averages reach so far back: ten advertisements of a wearable that sends one a second, and at a walking pace of
 1.4 m/s no farther than one gets across a room or two."""
 SAMPLES_MAX = 64
-SAMPLES_MIN = 3
-"""Fewer advertisements are no average."""
+SAMPLES_MIN = 4
+"""Fewer advertisements are no average; older ones count then, up to FADES_S. BlueZ has controllers tell of a device
+once a scan, so that there are only so many as scans are begun."""
+FADES_S = 45.0
+SILENT_S = 20.0
+"""Who has not heard it for so long knows nothing of what became of it meanwhile."""
+HEARD_S = 5.0
+"""What was free so lately may be taken without hearing it once more."""
 WEAK_S = 5.0
 """So long the average stays below LET_GO_DBM before the wearable is let go: a turn of the body passes sooner."""
 SETTLE_S = 10.0
@@ -36,9 +42,9 @@ KEEP_S = 60.0
 """And for so long where it had been let go and nobody else took it, twice as long each further time: a lone gateway at
 the edge of its reach does not interrupt its stream for nothing every few seconds."""
 KEEP_MAX_S = 900.0
-OFFER_S = 4.0
-"""For so long who has let it go leaves it to those that hear it at TAKE_DBM or better, then takes it back: they connect
-within 2 s, their wait and an advertisement or two included."""
+OFFER_S = 8.0
+"""For so long who has let it go leaves it to those that hear it at TAKE_DBM or better, then takes it back: they know of
+it within 4 s (RESCAN_SHARED_S of gateway/ble/radio.py and an advertisement), wait 1.4 s, and connect in 2."""
 WAIT_S_PER_DB = 0.05
 WAIT_NONE_DBM = -45.0
 """Heard like this nobody is nearer. Each dB below it waits WAIT_S_PER_DB more, so that who hears it better is there
@@ -85,16 +91,19 @@ class Share:
     def strength_dbm(self, now_s: float) -> float | None:
         """The average of what was heard lately; None where that was too little."""
         recent = [dbm for at_s, dbm in self.heard if now_s - at_s <= MEMORY_S]
+        if len(recent) < SAMPLES_MIN:
+            recent = [dbm for at_s, dbm in self.heard if now_s - at_s <= FADES_S][-SAMPLES_MIN:]
         return sum(recent) / len(recent) if len(recent) >= SAMPLES_MIN else None
 
 
 def hear(share: Share, rssi_dbm: float, held: bool, now_s: float) -> tuple[Share, Verdict]:
     """An advertisement. held: it says that a central holds the wearable, this gateway or another."""
-    recent = tuple(sample for sample in share.heard if now_s - sample[0] <= MEMORY_S)
-    share = replace(share, heard=(*recent, (now_s, rssi_dbm))[-SAMPLES_MAX:])
+    silent = not share.heard or now_s - share.heard[-1][0] > SILENT_S
+    lately = tuple(sample for sample in share.heard if now_s - sample[0] <= FADES_S)
+    share = replace(share, heard=(*lately, (now_s, rssi_dbm))[-SAMPLES_MAX:])
     if share.held_since_s is not None:
         return _holding(share, share.held_since_s, now_s)
-    if not recent:  # what was before that silence is over: anyone may have had it meanwhile
+    if silent:
         share = replace(share, free_since_s=None, let_go_s=None, fruitless=0)
     if held:
         if share.let_go_s is not None and now_s - share.let_go_s < STALE_S:
@@ -102,7 +111,13 @@ def hear(share: Share, rssi_dbm: float, held: bool, now_s: float) -> tuple[Share
         return replace(share, free_since_s=None, let_go_s=None, fruitless=0), Verdict.LEAVE
     free_since_s = now_s if share.free_since_s is None else share.free_since_s
     share = replace(share, free_since_s=free_since_s)
-    return share, Verdict.TAKE if now_s >= _take_at_s(share, free_since_s, now_s) else Verdict.LEAVE
+    return share, Verdict.TAKE if due(share, now_s) else Verdict.LEAVE
+
+
+def due(share: Share, now_s: float) -> bool:
+    """Whether it is to be taken now, if nothing else is heard."""
+    at_s = take_at_s(share, now_s)
+    return at_s is not None and at_s <= now_s <= share.heard[-1][0] + HEARD_S
 
 
 def taken(share: Share, now_s: float) -> Share:
@@ -140,12 +155,14 @@ def _holding(share: Share, held_since_s: float, now_s: float) -> tuple[Share, Ve
     return share, Verdict.LET_GO if over else Verdict.KEEP
 
 
-def _take_at_s(share: Share, free_since_s: float, now_s: float) -> float:
-    """When it may be taken, as strongly as it is heard now."""
+def take_at_s(share: Share, now_s: float) -> float | None:
+    """When it may be taken, as strongly as it was heard lately; None while it is held."""
+    if share.held_since_s is not None or share.free_since_s is None:
+        return None
     if share.let_go_s is not None:
         return share.let_go_s + OFFER_S
     strength_dbm = share.strength_dbm(now_s)
     known_dbm = min(dbm for _, dbm in share.heard) if strength_dbm is None else strength_dbm
     behind_db = min(max(0.0, WAIT_NONE_DBM - known_dbm), WAIT_NONE_DBM - STRENGTH_MIN_DBM)
     strong = strength_dbm is not None and strength_dbm >= TAKE_DBM
-    return free_since_s + behind_db * WAIT_S_PER_DB + (0.0 if strong else WEAK_WAIT_S)
+    return share.free_since_s + behind_db * WAIT_S_PER_DB + (0.0 if strong else WEAK_WAIT_S)

@@ -181,7 +181,8 @@ class Stack:
     async def detach(self) -> None:
         pass
 
-    def scanner(self, _heard: Heard) -> BleakScanner:
+    def scanner(self, _heard: Heard, *, each: bool = False) -> BleakScanner:
+        del each
         return BleakScanner(backend=_Scanner, script=self)
 
     def client(
