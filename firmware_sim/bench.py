@@ -94,7 +94,7 @@ class Bench:
 
     def clear(self) -> None:
         if self._link is not None:
-            for inbox in (self._link.live, self._link.backlog, self._link.answers):
+            for inbox in (self._link.live, self._link.backlog, self._link.frames, self._link.answers):
                 inbox.clear()
 
     async def restarted_by_hand(self, out: TextIO) -> None:

@@ -4,7 +4,7 @@ Times in seconds here are of the radio, which is always in real time.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -59,6 +59,8 @@ class Link:
     characteristics: Mapping[str, Any]
     live: list[bytes] = field(default_factory=list)
     backlog: list[bytes] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
+    """Of Live and Backlog, in the order in which they came."""
     answers: list[bytes] = field(default_factory=list)
     lost: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,7 +195,8 @@ class Central:
         }
         for uuid, inbox in inboxes.items():
             if uuid in found:
-                await found[uuid].subscribe(_collector(inbox, link.changed))
+                inboxes_of = [inbox] if inbox is link.answers else [inbox, link.frames]
+                await found[uuid].subscribe(_collector(inboxes_of, link.changed))
         return link
 
     async def disconnect(self, link: Link) -> None:
@@ -204,9 +207,10 @@ class Central:
                     await link.connection.disconnect()
 
 
-def _collector(inbox: list[bytes], changed: asyncio.Event) -> Callable[[bytes], None]:
+def _collector(inboxes: Sequence[list[bytes]], changed: asyncio.Event) -> Callable[[bytes], None]:
     def collect(value: bytes) -> None:
-        inbox.append(bytes(value))
+        for inbox in inboxes:
+            inbox.append(bytes(value))
         changed.set()
 
     return collect

@@ -5,6 +5,7 @@ cannot be told here. Bytes are read by firmware_sim.encoding, never by the gatew
 """
 
 import asyncio
+import functools
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from firmware_sim import encoding
-from firmware_sim.bench import SETTLE_S, Bench, Failed, Skipped, require
+from firmware_sim.bench import FRAME_S, SETTLE_S, Bench, Failed, Skipped, require
 from firmware_sim.central import WriteRefused
 from firmware_sim.encoding import NEWEST, Flag, Frame, FrameType, Malformed, Op, Status
 from gateway.errors import GatewayError
@@ -26,6 +27,12 @@ HELD_SCAN_S = 3.0
 UNKNOWN_OP = 0x7F
 ATT_VALUE_NOT_ALLOWED = 0x13
 PARAMETERS_S = 10.0
+UNDER_WAY = 32
+"""Notifications that a stack and a controller may hold: they can be overtaken no more."""
+LONG_FRAMES, LONG_REQUESTS, LONG_SEEN = 200, 20, 3
+"""A request long enough for a Live frame to be full while it runs, how often that is tried, and seen to happen."""
+LONG_WAIT_S = 90.0
+"""For so much to be sampled."""
 GRAVITY_M_S2, GRAVITY_TOLERANCE_M_S2 = 9.80665, 1.5
 RATE_TOLERANCE = 0.03
 """Of samples against the nominal rate: a sensor's own oscillator may be that far off."""
@@ -649,6 +656,70 @@ async def _(bench: Bench) -> None:
     _, end = await bench.request(running.session, before - 1, NEWEST)
     after = (await bench.info()).running.end
     require(before <= end <= after, f"the answer ends at {end}; Info told {before} before and {after} after")
+
+
+@item(
+    "RP-LIVE-5",
+    "Live MUST have priority over Backlog.",
+    "200 frames and more are drained beside Live. Once Time tells that a Live frame has been full for half as long as "
+    "one takes, at most 32 Backlog frames, which were under way, come before it.",
+)
+async def _(bench: Bench) -> None:
+    config, info = await bench.config(), await bench.info()
+    n, wanted = config.samples_a_frame, LONG_FRAMES * config.samples_a_frame
+    missing = wanted - (info.running.end - info.running.first)
+    if wanted > info.capacity or missing / config.rate_hz > LONG_WAIT_S:
+        raise Skipped(f"the running session holds {wanted - missing} samples; {wanted} are needed")
+    await bench.held(wanted)
+    await bench.done(Op.START_LIVE, size=6)
+    await bench.live(1)
+    seen, found = 0, f"more than {UNDER_WAY} Backlog frames came before a Live frame that was full"
+    for _ in range(LONG_REQUESTS):
+        overtook = await _overtook(bench, n)
+        if overtook is not None:
+            require(overtook <= UNDER_WAY, found)
+            seen += 1
+        if seen == LONG_SEEN:
+            return
+    if not seen:
+        raise Skipped(f"each of {LONG_REQUESTS} long requests was over before a Live frame was full")
+
+
+async def _overtook(bench: Bench, n: int) -> int | None:
+    """How many Backlog frames of a long request came while a Live frame was full and had not come, counted up to
+    UNDER_WAY + 1; None where the request was nearly over before there was one. Live must have brought a frame."""
+    link = await bench.link()
+    running = (await bench.info()).running
+    begin, end = await bench.request(running.session, running.first, NEWEST)
+    before, due = len(link.backlog), (end - begin) // n
+    await bench.done(Op.CREDIT, 0xFFFF)
+    overtook = None
+    while overtook is None and not link.lost and len(link.backlog) - before + 2 * UNDER_WAY < due:
+        _, read, _ = await bench.time()
+        came, ended = len(link.frames), encoding.decode_frame(link.live[-1]).end
+        full = ended + (read.next_index - n // 2 - ended) // n * n
+        if ended > end:  # one that was filled since the request has come
+            overtook = 0
+        elif full > end:
+            behind = functools.partial(_behind, link.frames, came, full)
+            await bench.until(lambda behind=behind: behind() is not None or link.lost, FRAME_S)  # type: ignore[misc]
+            overtook = behind()
+    await bench.done(Op.ABORT)
+    return overtook
+
+
+def _behind(notified: Sequence[bytes], came: int, full: int) -> int | None:
+    """How many frames of Backlog came, from the one numbered `came` of both characteristics on, before the Live frame
+    that ends at `full` or later; None where neither that nor too many have come."""
+    backlog = 0
+    for data in notified[came:]:
+        frame = encoding.decode_frame(data)
+        if frame.kind == FrameType.LIVE and frame.end >= full:
+            return backlog
+        backlog += frame.kind != FrameType.LIVE
+        if backlog > UNDER_WAY:
+            return backlog
+    return None
 
 
 @item(

@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import sys
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -297,6 +298,35 @@ async def test_what_misbehaves_fails_the_item_that_says_so(
     monkeypatch.setattr("firmware_sim.bench.FRAME_S", 1.0)
     monkeypatch.setattr("firmware_sim.bench.ANSWER_S", 1.0)
     assert found in (await failing(plant, name))[name]
+
+
+def slow_radio(device: Device, *, live_first: bool) -> None:
+    """Of Backlog it takes 4 frames between two rounds of sampling."""
+    original, taken = device.next_notification, Counter[int]()
+
+    def next_notification() -> tuple[str, bytes] | None:
+        if (device._live_waiting and live_first) or device._request is None or not device._credit:
+            return original()
+        taken[device.made] += 1
+        if taken[device.made] > 4:
+            return None
+        waiting, device._live_waiting = device._live_waiting, deque()
+        sent = original()
+        device._live_waiting = waiting
+        return sent
+
+    device.next_notification = next_notification  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+async def test_a_live_frame_that_waits_for_the_backlog_fails_its_item(
+    live_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "LONG_FRAMES", 60)
+    monkeypatch.setattr(conformance, "UNDER_WAY", 8)
+    found = await failing(lambda device: slow_radio(device, live_first=live_first), "RP-LIVE-5")
+    said = {"RP-LIVE-5": "more than 8 Backlog frames came before a Live frame that was full"}
+    assert found == ({} if live_first else said)
 
 
 @pytest.mark.parametrize(
