@@ -46,6 +46,10 @@ class Managed(Protocol):
         """Its link is ended, and begins again only afterwards."""
         ...
 
+    def retry(self) -> bool:
+        """Tries it at once; whether it waited for its next attempt."""
+        ...
+
     def bond_changed(self) -> None:
         """What is remembered of it has been changed."""
         ...
@@ -71,6 +75,7 @@ class Commands:
             "scan": self._scan,
             "pair": self._pair,
             "forget": self._forget,
+            "retry": self._retry,
         }
 
     def _named(self, request: Mapping[str, Any]) -> Managed:
@@ -162,6 +167,10 @@ class Commands:
             finally:
                 wearable.bond_changed()
         return {"known": known}
+
+    async def _retry(self, request: Mapping[str, Any], _talk: Talk) -> Mapping[str, Any]:
+        wanted = [self._named(request)] if request.get("wearable") is not None else list(self._wearables.values())
+        return {"tried": [one.settings.id for one in wanted if one.retry()]}
 
 
 LINKED = frozenset({"discovering", "pairing", "configuring", "streaming", "draining", "silent"})

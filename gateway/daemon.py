@@ -170,6 +170,13 @@ class Wearable:
             self._paused.clear()
             self._going.set()
 
+    def retry(self) -> bool:
+        """Tries it at once; whether it waited for its next attempt."""
+        if self.runner is None or self.runner.state not in ("quarantined", "backing off"):
+            return False
+        self.runner.release()
+        return True
+
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
         self.pause("operator")
@@ -473,8 +480,7 @@ class Daemon:
         """What waits is tried now: the operator has mended something."""
         log.info("SIGUSR1: trying every wearable that is quarantined or backing off")
         for wearable in self.wearables:
-            if wearable.runner is not None:
-                wearable.runner.release()
+            wearable.retry()
 
     async def _stop_links(self) -> None:
         stops = [asyncio.create_task(w.runner.stop()) for w in self.wearables if w.runner is not None]

@@ -325,3 +325,17 @@ async def test_what_is_asked_of_the_daemon_wrongly_is_refused_by_it(at: At) -> N
     assert code == 0
     assert out.startswith("g1: degraded\n")
     assert "left" in out
+
+
+async def test_a_wearable_that_is_tried_seldom_is_tried_at_once_where_the_operator_says_so(at: At) -> None:
+    house = await at("name=left; pairing=passkey; passkey=123456")
+    assert (await house.said("retry"))[0] == 1, "no daemon runs"
+    await house.run()
+    await house.until(lambda status: status["wearables"]["left"]["link"] == "quarantined", "nobody has paired with it")
+    code, out, err = await house.said("retry", "right")
+    assert (code, out) == (2, "")
+    assert "no wearable 'right' in it" in err
+    tried = house.simulation.wearables[0].peripheral.notifications_sent
+    assert await house.said("retry", "left") == (0, "left: tried now\n", "")
+    await house.until(lambda status: status["wearables"]["left"]["link"] != "quarantined", "it is tried")
+    assert house.simulation.wearables[0].peripheral.notifications_sent == tried
