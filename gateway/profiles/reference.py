@@ -76,14 +76,16 @@ CREDIT_FRAMES = 256
 acknowledgement: at 240 frames a second the other half lasts half a second, both round trips of a slow link."""
 FRAME_SAMPLES_MAX = 255
 FRAME_BYTES_MAX = 16 + 19 * SAMPLE_BYTES
-TIME_READS_FIRST, TIME_READS = 96, 32
+TIME_READS_FIRST, TIME_READS = 96, 48
 """Readings of the clock in a row, at a session's start and later: each way, the soonest bounds its offset. Where the
 radio takes up to 100 ms, 96 bound it within 3 ms (motion.clockfit)."""
+TIME_READS_STEADY, TIME_STEADY_NS = 4, 5_000_000
+"""So many round trips within so much of the shortest tell the offset as well as it need be known."""
 TIME_READS_DRAINING = 8
 """As long as a backlog is fetched: each reading keeps a grant of credit waiting for a round trip."""
-TIME_EVERY_MIN_S, TIME_EVERY_MAX_S, TIME_SHARE = 20.0, 300.0, 8
-"""Between two such rows: at first the skew is not known, and 200 ppm drift by 4 ms in 20 s; later an eighth of what has
-been seen of the session."""
+TIME_EVERY_MIN_S, TIME_EVERY_MAX_S, TIME_SHARE = 20.0, 300.0, 16
+"""Between two such rows: at first the skew is not known, and 200 ppm drift by 4 ms in 20 s; later a sixteenth of what
+has been seen of the session."""
 ANSWER_S = 120.0
 """A control request whose answer has not come by then never will; the link is dropped. Above every radio time-out."""
 STALL_S = 8.0
@@ -468,7 +470,9 @@ class ReferenceConversation:
         self._live_since = 0
         self._fruitless = 0
         self._retry_ns = 0
-        self._time_reads = self._time_reads_due = 0
+        self._time_trips: list[int] = []
+        """Of this row of readings, ns."""
+        self._time_reads_due = 0
         self.draining = False
 
     def handle(self, event: Event, now_ns: int) -> list[Command]:
@@ -534,7 +538,7 @@ class ReferenceConversation:
         if now_ns < self._time_due_ns:
             return []
         since_s = (now_ns - self._timed[1]) / 1e9
-        self._time_reads, self._time_reads_due = 0, TIME_READS if since_s else TIME_READS_FIRST
+        self._time_trips, self._time_reads_due = [], TIME_READS if since_s else TIME_READS_FIRST
         every_s = min(TIME_EVERY_MAX_S, max(TIME_EVERY_MIN_S, since_s / TIME_SHARE))
         self._time_due_ns = now_ns + int(every_s * 1e9)
         return [Read(TIME)]
@@ -558,11 +562,13 @@ class ReferenceConversation:
         except FrameError as error:
             return [Fault("malformed", str(error), fatal=True)]
         if uuid == TIME:
-            self._time_reads += 1
+            self._time_trips.append(now_ns - started_ns)
             fetching = self._request is not None or bool(self._holes)
-            wanted = min(self._time_reads_due, TIME_READS_DRAINING) if fetching else self._time_reads_due
+            steady_ns = min(self._time_trips) + TIME_STEADY_NS
+            steady = sum(trip_ns <= steady_ns for trip_ns in self._time_trips) >= TIME_READS_STEADY
+            wanted = TIME_READS_DRAINING if fetching or steady else self._time_reads_due
             trip = _STARTED.pack(started_ns) + _STARTED.pack(now_ns) + payload
-            again: list[Command] = [Read(TIME)] if self._time_reads < wanted else []
+            again: list[Command] = [Read(TIME)] if len(self._time_trips) < wanted else []
             return [Observe(Kind.TIME, trip), *again]
         return []
 

@@ -108,6 +108,7 @@ class Air:
         if any(fault.name == "reorder" for fault in faults):
             self.jitter_s += REORDER_S
         self._arrived_ns: dict[str, int] = {}
+        self._passed_ns = clock.now_ns
         self._played = 0
         self.stopped = False
         clock.every(SAMPLED_NS, self._sample)
@@ -135,12 +136,18 @@ class Air:
             if happened.name == "reboot":
                 self.lose()
             self.worn.play(happened)
-        self.worn.pass_time(self.firmware.device_ns(now_ns - SAMPLED_NS, now_ns))
+        self.pass_time()
         due = self.worn.due()
         if due > 0:
             at_ns = now_ns - (np.arange(due)[::-1] * (SECOND / self.worn.rate_hz)).astype(np.int64)
             self.worn.sample(self.sensor.apply(self.worn.motion(self._played, due), at_ns))
             self._played += due
+
+    def pass_time(self) -> None:
+        """The wearable's own clock counts up to now."""
+        passed_ns, self._passed_ns = self._passed_ns, self.clock.now_ns
+        if not self.stopped:
+            self.worn.pass_time(self.firmware.device_ns(passed_ns, self._passed_ns))
 
     def connect(self, central: "Central") -> bool:
         now_ns = self.clock.now_ns
@@ -337,6 +344,7 @@ class Central:
                 return
             match operation:
                 case Read(uuid):
+                    self.air.pass_time()
                     answer.append(ReadDone(uuid, self.air.worn.read(uuid), started_ns))
                 case Write(uuid, payload):
                     self.gateway.world.written(self.air, uuid, payload)
