@@ -8,8 +8,9 @@ Raw data, one sample a notification:
 | 6 | rate of turn (3 x i16), 1/32 deg/s a count; 16 bits reach ±1,024 deg/s |
 | 12 | magnetic field (3 x i16), unused |
 
-Configuration, written: u16 ms between step counts, u16 ms between temperature compensations, u16 ms between
-magnetometer compensations, u16 motion rate in Hz (5 to 200), u8 wake on motion.
+Configuration, read and written: u16 ms between step counts, u16 ms between temperature compensations, u16 ms between
+magnetometer compensations, u16 motion rate in Hz (5 to 200), u8 wake on motion. The vendor's
+firmware stores each one that is written in its flash, and keeps it.
 Source: the vendor's firmware documentation. A hand that moves fast passes 2 g: such samples are flagged as saturated.
 How lost samples are told is in arrivals.py. Retention: none. Sensor frame: as the vendor draws it on the case; whether
 an acceleration is signed as gravity or against it is unverified.
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from gateway.motion.samples import Float32, Piece
 from gateway.motion.units import m_s2_from
 from gateway.profiles.arrivals import Arrivals
-from gateway.profiles.conversation import Command, Received, Subscribe, Write
+from gateway.profiles.conversation import Command, Read, Received, Subscribe, Write
 from gateway.profiles.errors import FrameError
 from gateway.profiles.streaming import StreamingConversation, StreamingDecoder, StreamingProfile
 
@@ -92,19 +93,32 @@ class ThingyDecoder(StreamingDecoder):
 
 
 class ThingyConversation(StreamingConversation):
-    """Writes the configuration, then subscribes to raw data, which starts it: in the other order the first samples
-    come at the rate that it had before, and would be counted as if at 50 Hz."""
+    """Writes the configuration where it is another, so as not to wear the flash, then subscribes to raw data, which
+    starts it: in the other order the first samples come at the rate that it had before, and would be counted as if at
+    50 Hz."""
 
     name = NAME
     stamped = False
     frames_uuid = RAW
     subscriptions = (RAW,)
 
+    def _reset(self, now_ns: int) -> None:
+        super()._reset(now_ns)
+        self._subscribed = False
+
     def _opening(self) -> list[Command]:
-        return [*self._starts(), *(Subscribe(uuid) for uuid in self.subscriptions)]
+        return self._starts()
 
     def _starts(self) -> list[Command]:
-        return [Write(CONFIGURATION, AT_50_HZ)]
+        return [Read(CONFIGURATION)]
+
+    def _told(self, uuid: str, payload: bytes, _now_ns: int) -> list[Command]:
+        if uuid != CONFIGURATION:
+            return []
+        writes = [] if payload == AT_50_HZ else [Write(CONFIGURATION, AT_50_HZ)]
+        subscribes = [] if self._subscribed else [Subscribe(uuid) for uuid in self.subscriptions]
+        self._subscribed = True
+        return [*writes, *subscribes]
 
     def _frame(self, payload: bytes) -> str | None:
         return None if len(payload) == _RAW.size else f"raw: {len(payload)} bytes, expected {_RAW.size}"

@@ -6,7 +6,18 @@ import pytest
 
 from gateway.motion.samples import SessionEnded
 from gateway.profiles import profile_of
-from gateway.profiles.conversation import Connected, Kind, Notified, Received, Subscribe, Tick, Write
+from gateway.profiles.conversation import (
+    Connected,
+    Disconnected,
+    Kind,
+    Notified,
+    Read,
+    ReadDone,
+    Received,
+    Subscribe,
+    Tick,
+    Write,
+)
 from gateway.profiles.errors import FrameError
 from gateway.profiles.thingy52 import CONFIGURATION, RAW
 from tests.gateway.profiles.rows import (
@@ -84,15 +95,36 @@ def test_a_decoder_restored_at_any_row_goes_on_exactly():
 
 
 def test_a_link_is_configured_for_50_hz_before_samples_can_come():
-    commands = PROFILE.conversation({}).handle(Connected(), 0)
-    assert commands[1:3] == [Write(CONFIGURATION, bytes.fromhex("e803f401f401320000")), Subscribe(RAW)]
+    talk = PROFILE.conversation({})
+    assert talk.handle(Connected(), 0)[1] == Read(CONFIGURATION)
+    as_delivered = bytes.fromhex("f401f401f4010a0001")
+    assert talk.handle(ReadDone(CONFIGURATION, as_delivered, 1), 1) == [Write(CONFIGURATION, AT_50), Subscribe(RAW)]
 
 
-AGAIN = [(CONFIGURATION, "e803f401f401320000")]
+def test_a_configuration_that_stands_is_not_written_to_its_flash_again():
+    talk = PROFILE.conversation({})
+    for _ in range(2):
+        talk.handle(Connected(), 0)
+        assert talk.handle(ReadDone(CONFIGURATION, AT_50, 1), 1) == [Subscribe(RAW)]
+        assert talk.handle(ReadDone(CONFIGURATION, AT_50, 2), 2) == []  # a subscription that stands is none to ask for
+        talk.handle(Disconnected(), 3)
+
+
+def test_silence_is_looked_into():
+    assert Read(CONFIGURATION) in commands_of(PROFILE.conversation({}), [(Tick(), 10)])[-1]
+
+
+AT_50 = bytes.fromhex("e803f401f401320000")
 TALKS = [
     ("equal samples are no duplicates", [(Notified(RAW, VECTOR), 1), (Notified(RAW, VECTOR), 1.02)], [], []),
     ("another length", [(Notified(RAW, VECTOR[1:]), 1)], [], [("malformed", False)]),
-    ("silence is configured again", [(Tick(), 10)], AGAIN, [("no_stream", False)]),
+    ("silence is asked about", [(Tick(), 10)], [], [("no_stream", False)]),
+    (
+        "and configured again where it is another",
+        [(Tick(), 10), (ReadDone(CONFIGURATION, AT_50[::-1], 1), 11)],
+        [(CONFIGURATION, AT_50.hex())],
+        [],
+    ),
     ("three silences end the link", [(Tick(), 10), (Tick(), 20), (Tick(), 30)], [], [("no_stream", True)]),
     ("a stream that ends is noticed", [(Notified(RAW, VECTOR), 1), (Tick(), 16)], [], [("stalled", True)]),
 ]
