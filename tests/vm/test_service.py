@@ -16,9 +16,9 @@ EXPOSURE_MAX, EXPOSURE_WITH_BROKER_MAX = 1.1, 1.0
 alone. What is left: the network, D-Bus' socket, /proc/cpuinfo, and the real-time clock to read (ProtectClock)."""
 
 
-async def shut_in(guest: Any, broker: str) -> None:
-    """By the drop-in that the unit speaks of."""
-    words = f"[Service]\nIPAddressDeny=any\nIPAddressAllow={broker}\n"
+async def shut_in(guest: Any, broker: str = "") -> None:
+    """By the drop-in that the unit speaks of: to localhost, and a broker elsewhere."""
+    words = f"[Service]\nIPAddressDeny=any\nIPAddressAllow=localhost {broker}\n"
     await guest.write(f"/etc/systemd/system/{UNIT}.service.d/broker.conf", words)
     await guest.shell("systemctl daemon-reload")
 
@@ -47,7 +47,7 @@ async def test_systemd_calls_the_service_confined_and_it_streams(guest: Any) -> 
 async def with_mosquitto(guest: Any) -> Any:
     """Debian's in the guest, where the daemon speaks to it alone, and a subscriber outside."""
     await guest.write("/etc/mosquitto/conf.d/open.conf", "listener 1883\nallow_anonymous true\n")
-    await shut_in(guest, "localhost")
+    await shut_in(guest)
     await guest.shell("systemctl start mosquitto")
     guest.broker = Broker("127.0.0.1", 1883)
     await guest.path.subscribe(Broker("127.0.0.1", guest.machine.reach(1883)))
