@@ -51,6 +51,15 @@ async def test_an_adapter_that_is_switched_off_is_switched_on_again(running: Any
     await all_arrives(running)
 
 
+async def test_a_link_is_told_before_its_services_and_a_reload_tries_what_waits(running: Any) -> None:
+    """What bleak's connect does in one, the log shows in two; and the confined daemon takes the unit's reload."""
+    for wearable in await running.path.made():
+        await running.shell(f"journalctl -u fidget-gateway | grep -q '{wearable.name}: discovering'")
+    await running.shell("systemctl reload fidget-gateway")
+    await running.until("journalctl -u fidget-gateway | grep -q 'SIGUSR1: trying every wearable'", "the log says so")
+    await streaming(running)
+
+
 async def test_rfkill_is_told_and_waited_for(running: Any) -> None:
     await running.shell("rfkill block bluetooth")
     await running.until("journalctl -u fidget-gateway | grep -q 'rfkill blocks it'", "the log says why")
