@@ -24,7 +24,8 @@ from tests.e2e.path import POLL_S
 
 WEATHER = "loss=0.02, burst=0.001/8, fade=40/{depth}, latency=0.05, jitter=0.1"
 """On top of being away: 2 % lost, bursts of eight, more at the worst of each 40 s, and 50 to 150 ms of delay. Where a
-try fails with probability p, p² of the reconnects need a third one, whatever the gateway does."""
+try fails with probability p, p² of the reconnects need a third one, whatever the gateway does: 5 % of them at 0.22, so
+fading stays below that, and the fewer returns there are the farther, or chance decides."""
 NEAR_S, AWAY_S = (3.0, 6.0), (1.0, 3.0)
 """Spans in reach and out of it, at random."""
 WINDOW, HOP = 200, 100
@@ -169,7 +170,7 @@ async def measure(path: Any, bundle: Path, wearables: int, duration_s: float, de
 
 
 async def test_reconnects_under_loss_fading_and_latency(path: Any, bundle: Path, record_property: Any) -> None:
-    said = await measure(path, bundle, wearables=12, duration_s=40.0, depth=0.15, seed=20)
+    said = await measure(path, bundle, wearables=12, duration_s=40.0, depth=0.05, seed=20)
     print(said)
     record_property("reconnects", said)
 
@@ -178,4 +179,4 @@ async def test_reconnects_under_loss_fading_and_latency(path: Any, bundle: Path,
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_reconnects_over_minutes_and_several_seeds(path: Any, bundle: Path, seed: int) -> None:
-    print(await measure(path, bundle, wearables=8, duration_s=300.0, depth=0.3, seed=seed))
+    print(await measure(path, bundle, wearables=8, duration_s=300.0, depth=0.2, seed=seed))
