@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 VERSION = 1
 LOST_TIMES = 2
 """In a row. BlueZ tells only that the connection was cancelled, which a lost link can look like, once."""
+CUT_OFF_TIMES = 3
+"""In a row; it is told, and tried on as before, since it may be the weather."""
 
 
 class Records:
@@ -71,12 +73,22 @@ class Admission:
     def __init__(self, records: Records, wearable: Listed) -> None:
         self._records, self._wearable = records, wearable
         self._doubtful = 0
+        self._bonded = False
+        self._cut_off = 0
+
+    def cut_off(self) -> str | None:
+        """The link has ended by itself before it could be talked on, as it does where a key is missing, and at the edge
+        of reach. What to tell, once it has been so CUT_OFF_TIMES in a row."""
+        self._cut_off += 1
+        told = self._bonded and self._cut_off >= CUT_OFF_TIMES
+        return bonds.LOST.format(name=self._wearable.name) if told else None
 
     @asynccontextmanager
     async def connecting(self, stack: Adapter) -> AsyncIterator[None]:
         """Around an attempt to connect. Raises RadioAway and BondRefused, before it or instead of its error."""
         wearable = self._wearable
         held, known = await self._learn(stack)
+        self._bonded = held.bonded
         refused = bonds.refusal(known, held, wearable.allow_just_works)
         if refused is not None:
             raise BondRefused(refused.format(name=wearable.name))
@@ -88,7 +100,7 @@ class Admission:
             if lost or self._doubtful >= LOST_TIMES:
                 raise BondRefused(bonds.LOST.format(name=wearable.name)) from error
             raise
-        self._doubtful = 0
+        self._doubtful = self._cut_off = 0
 
     async def streaming(self, stack: Adapter) -> None:
         """It may have paired by itself meanwhile, which counts from now on."""

@@ -423,6 +423,8 @@ class LinkRunner:
 
     def _lost(self, client: BleakClient) -> None:
         if client is self._client:
+            if self._admission is not None and not self._talking and (why := self._admission.cut_off()) is not None:
+                self._report("bond_refused", why)
             self._feed(rules.Lost())
 
     def _told(self, device: BLEDevice, event: rules.Event) -> None:

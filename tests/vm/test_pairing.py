@@ -87,6 +87,8 @@ async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(g
     with pytest.raises(GuestFailed):
         await guest.shell(f"{GATEWAY} wearables --config {CONFIG} --json | grep -q '\"connected\": true'")
     assert guest.path.prediction_ids() == seen
+    _, text = await said(guest, "status")
+    assert "it does not know its bond any more" in text, text
     assert (await said(guest, "forget left"))[0] == 0
     code, text = await said(guest, "pair left --passkey 123456")
     assert code == 0, text

@@ -207,6 +207,28 @@ async def test_a_bonded_wearable_that_cancels_twice_in_a_row_is_told_to_have_los
         await attempt(CANCELED)
 
 
+async def test_a_bonded_wearable_whose_link_ends_at_once_again_and_again_is_told_of(
+    bluez: Bluez, tmp_path: Path
+) -> None:
+    ours = Device1(OURS, paired=True)
+    await bluez.appears(Adapter1(), ours)
+    stack, admission = BluezAdapter("hci0"), Admission(Records(tmp_path / "bonds.json"), Listed("left", OURS))
+
+    async def cut_off() -> str | None:
+        with suppress(BleakError):
+            async with admission.connecting(stack):
+                raise BleakError("disconnected")
+        return admission.cut_off()
+
+    assert [await cut_off(), await cut_off()] == [None, None]
+    async with admission.connecting(stack):
+        pass  # this one is connected
+    assert [await cut_off(), await cut_off()] == [None, None]
+    told = await cut_off()
+    assert told is not None
+    assert "it does not know its bond any more" in told
+
+
 async def test_a_bond_that_vanishes_from_bluez_is_not_replaced_and_survives_no_restart(
     bluez: Bluez, tmp_path: Path
 ) -> None:
