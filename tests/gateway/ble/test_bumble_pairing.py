@@ -293,7 +293,7 @@ async def test_a_wearable_that_says_it_is_another_one_takes_no_ones_place(at: At
 
 
 async def test_an_address_that_changes_is_that_of_the_same_wearable_once_it_is_paired(at: At) -> None:
-    place = await at("pairing=numeric; privacy_s=0.5")
+    place = await at("pairing=numeric; privacy_s=600")
     adapter = await place.host()
     device = await place.heard(adapter)
     assert device.address != place.address
@@ -307,6 +307,7 @@ async def test_an_address_that_changes_is_that_of_the_same_wearable_once_it_is_p
             assert await client.read_gatt_char(INFO_UUID)
             assert await adapter.bonded() == {place.address: True}
         adapter = await place.host()
+        await place.simulation.wearables[0].peripheral.change_address()
     assert len(seen) > 1, "it did change"
 
 
