@@ -1,6 +1,6 @@
 """A gateway's radio side as a process that can be killed: TRANSPORT ADDRESS...
 
-Prints `streaming ADDRESS SECONDS` once for each.
+Prints `streaming ADDRESS` once for each.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from gateway.profiles import profile_of
 
 
 async def main(transport: str, *addresses: str) -> None:
-    started_s = time.monotonic()
     radio = open_radio("bumble", transport=transport)
     profile = profile_of("reference")
 
@@ -23,7 +22,7 @@ async def main(transport: str, *addresses: str) -> None:
     def entered(address: str, state: str) -> None:
         if state == "streaming" and address not in streaming:
             streaming.add(address)
-            print(f"streaming {address} {time.monotonic() - started_s:.3f}", flush=True)
+            print(f"streaming {address}", flush=True)
 
     async with asyncio.TaskGroup() as tasks:
         for address in addresses:
