@@ -66,7 +66,7 @@ ENTRIES = st.tuples(U64, st.tuples(U32, U32, U32).map(sorted), U32).flatmap(
 
 @given(
     entries=st.lists(ENTRIES, min_size=1, max_size=8, unique_by=lambda entry: entry.session & 0xFFFF),
-    rates=st.lists(U32, max_size=4),
+    rates=st.lists(U32, min_size=1, max_size=4),
     serial=U64,
     battery=st.none() | st.integers(0, 100),
 )

@@ -32,8 +32,8 @@ def observed(commands):
 
 
 def test_after_the_streams_own_commands_everything_is_asked_for_and_nothing_is_needed():
-    commands = talk().handle(Connected(-61), 7)
-    own = profile_of("thingy52").conversation({}).handle(Connected(-61), 7)
+    commands = details.with_details(profile_of("xsens-dot").conversation({})).handle(Connected(-61), 7)
+    own = profile_of("xsens-dot").conversation({}).handle(Connected(-61), 7)
     assert commands[: len(own)] == own
     assert commands[len(own)] == Observe(Kind.DETAIL, bytes.fromhex("ffff c3"))
     reads = {c.uuid: c.optional for c in commands if isinstance(c, Read)}
