@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.path import Path_
 from tests.e2e.test_path import arrives_exactly, due_ids
 
@@ -25,6 +27,7 @@ HOLDS = ("streaming", "draining", "silent")
 Event = dict[str, Any]
 
 
+@pytest.mark.soak  # minutes of walking in real time; tests/gateway/stream/test_handover.py walks in none
 async def test_a_wearable_walks_between_two_gateways_and_nothing_is_lost_or_told_in_two_ways(
     path: Path_, bundle: Path
 ) -> None:

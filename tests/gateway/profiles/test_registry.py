@@ -91,7 +91,7 @@ def test_an_installed_package_brings_a_profile(install):
 
 
 def test_it_is_recognised_by_what_it_advertises_as_ours_are_and_one_that_is_broken_disturbs_nobody(install):
-    service = "acde0000-1d2c-4b3a-9f8e-7d6c5b4a3928"
+    service = "b0b00000-5a5a-4c4c-8d8d-0123456789ab"
     install(f'{SOUND}    service_uuid = "{service.upper()}"\n')
     install("raise RuntimeError", name="broken-band")
     assert recognised("any name", {service}) == "other-band"
