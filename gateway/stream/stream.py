@@ -308,8 +308,8 @@ class Stream:
             outputs += self._take(piece, row.at)
         if kind is Kind.CONNECTED:  # the link before has gone untold, if the gateway has crashed
             for number in known:  # after the pieces: the decoder tells now what it had held back of that link
-                session = self._sessions[number]
-                if session.rate_hz is None and not session.done:
+                session = self._sessions.get(number)  # one of the pieces' own may have taken the place of the oldest
+                if session is not None and session.rate_hz is None and not session.done:
                     outputs += self._end(number, session, row.at)
         if kind is Kind.INFO:
             outputs += self._retire({p.session for p in pieces if isinstance(p, SessionHeld)}, row.at)
