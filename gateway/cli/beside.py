@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.ble.bluez_backend import BluezAdapter
-    from gateway.ble.bonds import Listed, Records
+    from gateway.ble.bonds import Records
     from gateway.ble.bumble_backend import BumbleAdapter
-    from gateway.config import Config, WearableSettings
+    from gateway.config import Config
 
 
 async def asked_of_daemon(
@@ -40,9 +40,3 @@ def records_of(config: "Config") -> "Records":
     from gateway.ble.bonds import Records
 
     return Records(config.bonds_file)
-
-
-def listed(wearable: "WearableSettings") -> "Listed":
-    from gateway.ble.bonds import Listed
-
-    return Listed(wearable.id, wearable.address, wearable.allow_just_works)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "again. For backend bluez; needs CAP_NET_ADMIN. Exit codes: 0 done, 1 the kernel would not, 2 something is "
         "wrong with the input."
     )
-    add_config(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "running daemon does it, or this command where none runs. Exit codes: 0 forgotten (or nothing was there), 1 "
         "BlueZ does not answer, 2 something is wrong with the input."
     )
-    add_wearable(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_wearable(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,10 +32,11 @@ def run(args: argparse.Namespace) -> int:
 
 async def _forget(config: "Config", wearable: "WearableSettings") -> bool:
     from gateway.ble import operator
-    from gateway.cli.beside import adapter_alone, asked_of_daemon, listed, records_of
+    from gateway.cli.beside import adapter_alone, asked_of_daemon, records_of
+    from gateway.commands import listed_of
 
     answer = await asked_of_daemon(config, "forget", {"wearable": wearable.id})
     if answer is not None:
         return bool(answer.get("known"))
     adapter = adapter_alone(config, config.adapter_of(wearable))
-    return await operator.forget(adapter, records_of(config), listed(wearable))
+    return await operator.forget(adapter, records_of(config), listed_of(wearable))

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it, or this command where none runs. The bond stays until `gateway forget`. Exit codes: 0 paired (or it "
         "was), 1 it could not be paired, 2 something is wrong with the input, 130 stopped by Ctrl-C."
     )
-    add_wearable(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_wearable(parser)
     parser.add_argument(
         "--passkey", metavar="DIGITS", help="the six digits that it always shows, where nobody can be asked"
     )
@@ -77,12 +77,13 @@ async def _pair(config: "Config", wearable: "WearableSettings", asked: "_Asked",
 
 async def _alone(config: "Config", wearable: "WearableSettings", asked: "_Asked", heard_as: str | None) -> str:
     from gateway.ble import operator
-    from gateway.cli.beside import adapter_alone, listed, records_of
+    from gateway.cli.beside import adapter_alone, records_of
+    from gateway.commands import listed_of
 
     adapter, records = adapter_alone(config, config.adapter_of(wearable)), records_of(config)
     _tell({"text": operator.looking_for(wearable.id, heard_as or wearable.address)})
     async with adapter.alone():
-        return await operator.pair(adapter, records, listed(wearable), asked, heard_as=heard_as)
+        return await operator.pair(adapter, records, listed_of(wearable), asked, heard_as=heard_as)
 
 
 def _tell(what: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "daemon runs; 2 something is wrong with the input."
     )
     parser.add_argument("wearable", nargs="?", metavar="WEARABLE", help="its id in the configuration")
-    add_config(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from gateway.errors import InputRejected
 if TYPE_CHECKING:
     from gateway.config import Config
 
-SECONDS, SECONDS_MAX = 10.0, 600.0
+SECONDS = 10.0
 POLL_S = 0.5
 ROWS_MAX = 30
 """Of the table while it is rewritten; all are listed at the end."""
@@ -37,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 1 <= args.seconds <= SECONDS_MAX:
-        raise InputRejected(f"--seconds {args.seconds:g}: expected 1 to {SECONDS_MAX:g}")
+    from gateway.commands import SCAN_S_MAX
+
+    if not 1 <= args.seconds <= SCAN_S_MAX:
+        raise InputRejected(f"--seconds {args.seconds:g}: expected 1 to {SCAN_S_MAX:g}")
     config = None
     if args.config is not None:
         from gateway.config import load_config

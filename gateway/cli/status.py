@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Says what the running daemon is doing: whether all is well, radio, broker, and each wearable. Exit codes: 0 "
         "all is well, or nothing is lost; 1 nothing collects, or no daemon runs; 2 something is wrong with the input."
     )
-    add_config(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_config(parser)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
 

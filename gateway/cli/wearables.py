@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Lists the wearables of a configuration: of the running daemon's, where one runs, else what Bluetooth knows of "
         "them now. Exit codes: 0 listed, 1 BlueZ does not answer, 2 something is wrong with the input."
     )
-    add_config(parser, "TOML, the daemon's; `gateway check` explains it")
+    add_config(parser)
     parser.add_argument("--json", action="store_true", help="as a JSON list")
 
 

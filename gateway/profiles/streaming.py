@@ -266,14 +266,17 @@ class StreamingProfile:
     rate_hz: float
     sensor_frame: tuple[int, int, int] | None = (1, 2, 3)
     silence_s = 5.0
-    counts_samples: bool = True
-    """Its frames number or time them, so that a loss shows."""
     advertised_names: tuple[str, ...] = ()
     """How the names of such wearables begin, as far as known (unverified)."""
     without_service = ""
     """What a person can do about one that lacks the service, where some do."""
     converses: type[StreamingConversation]
     decodes: type[StreamingDecoder]
+
+    @property
+    def counts_samples(self) -> bool:
+        """Its frames time them, so that a loss shows."""
+        return self.converses.stamped
 
     def conversation(self, _have: dict[int, Coverage]) -> StreamingConversation:
         return self.converses()

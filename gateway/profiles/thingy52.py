@@ -130,6 +130,5 @@ class ThingyProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
-    counts_samples = False
     advertised_names = ("Thingy",)
     converses, decodes = ThingyConversation, ThingyDecoder

@@ -193,6 +193,5 @@ class WitMotionProfile(StreamingProfile):
     name = NAME
     service_uuid = SERVICE
     rate_hz = RATE_HZ
-    counts_samples = False
     advertised_names = ("WT901",)
     converses, decodes = WitMotionConversation, WitMotionDecoder
