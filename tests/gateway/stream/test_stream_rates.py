@@ -19,7 +19,16 @@ from gateway.profiles import profile_of
 from gateway.profiles.conversation import Kind
 from gateway.profiles.reference import ReferenceDecoder
 from gateway.store.rows import JournalRow
-from gateway.stream.stream import Acknowledge, StateReady, Stream, StreamSettings, WindowReady, decoder_state
+from gateway.stream.stream import (
+    SESSIONS_MAX,
+    Acknowledge,
+    StateReady,
+    Stream,
+    StreamSettings,
+    WindowReady,
+    decoder_state,
+)
+from tests.gateway.profiles import test_polar
 
 SESSION, NEXT = 0x1111_0000_0000_AAAA, 7
 SHAPE = WindowShape(40, 20)
@@ -346,3 +355,14 @@ def test_a_snapshot_of_the_first_version_is_taken_up():
         for first in range(190, 380, 19):
             one(Kind.FRAME, frame(first, 19))
     assert restored.windows() == journal.windows() != {}
+
+
+def test_gyroscope_frames_held_back_when_the_gateway_died_are_counted_after_any_number_of_short_links():
+    """Each link's come to light at the next one's beginning, in a session that may push the oldest out."""
+    profile, links = profile_of("polar-verity-sense"), 2 * SESSIONS_MAX
+    gyro = [row for row in test_polar.two_streams(12) if row[1][0] == 5][:2]
+    journal = Journal(stream(profile.decoder()))
+    for _ in range(links + 1):
+        for kind, payload, _mono_ns in [*test_polar.LINK, *gyro]:
+            journal(kind, payload)
+    assert journal.stream.counters.samples == links * 72
