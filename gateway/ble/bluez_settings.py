@@ -11,6 +11,12 @@ KEY = "SecureConnections"
 DEFAULT = "on"
 """By which a wearable that cannot do better still pairs the old way, LE Legacy."""
 
+NO_WAY = (
+    f"{KEY} = only makes Linux (seen with 6.12) end every encrypted LE link, also those of LE Secure Connections, so "
+    'no wearable that pairs can be used. Ways out: [radio] backend = "bumble", where the gateway itself refuses to '
+    f'pair the old way; or secure_connections = "preferred", with {KEY} = {DEFAULT} in BlueZ'
+)
+
 
 def must_be_secure(file: Path = MAIN_CONF) -> str:
     """In words, that BlueZ pairs by LE Secure Connections alone, or that nobody here can tell. Raises InputRejected
@@ -24,8 +30,7 @@ def must_be_secure(file: Path = MAIN_CONF) -> str:
     said = f"{where}{found}" if found is not None else f"{file} does not say {KEY}, so it is {DEFAULT}"
     raise InputRejected(
         f'radio.secure_connections "only": BlueZ lets wearables pair without: {said}',
-        hint=f'With backend = "bumble" the gateway sees to it. {KEY} = only under [General] in {file} holds for every '
-        "device of this machine, and Linux 6.12 then ends every encrypted LE link, also those of Secure Connections.",
+        hint=f"That it should is no way: {NO_WAY}.",
     )
 
 

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     errors: list[GatewayError] = []
     bundles: dict[BundleSettings, Bundle] = {}
+    warnings: list[str] = []
     lines = [f"{'configuration':<14}{args.config}"]
     lines.append(f"{'gateway':<14}{config.gateway.id}")
     try:
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"{'pairing':<14}{_pairing(config, ask=args.connect)}")
     except GatewayError as error:
         errors.append(error)
+    else:
+        warnings += [f"{'warning':<14}{text}" for text in _of_pairing(config)]
     for settings in config.bundles():
         try:
             bundle = bundles[settings] = load_bundle(settings.path)
@@ -66,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
         except GatewayError as error:
             errors.append(error)
     lines += [f"{'wearable':<14}{text}" for text in _wearables(config, bundles)]
-    print("\n".join(lines))
+    print("\n".join(lines + warnings))
     if errors:
         raise CheckFailed(args.config, errors)
-    print("all well")
+    print("all well, but for the warning" if warnings else "all well")
     return 0
 
 
@@ -104,6 +107,14 @@ def _pairing(config: "Config", *, ask: bool) -> str:
     from gateway.ble.bluez_settings import must_be_secure
 
     return must_be_secure()
+
+
+def _of_pairing(config: "Config") -> Iterator[str]:
+    """What the configuration may ask for, and does not get."""
+    if config.radio.secure_connections == "only" and config.radio.backend == "bluez":
+        from gateway.ble.bluez_settings import NO_WAY
+
+        yield NO_WAY
 
 
 def _bundle(bundle: "Bundle", variant: str | None) -> str:

@@ -292,6 +292,11 @@ def test_the_configuration_must_be_named(capsys):
 
 
 SECURE = '[radio]\nsecure_connections = "only"\n'
+NO_WAY = (
+    "SecureConnections = only makes Linux (seen with 6.12) end every encrypted LE link, also those of LE Secure "
+    'Connections, so no wearable that pairs can be used. Ways out: [radio] backend = "bumble", where the gateway '
+    'itself refuses to pair the old way; or secure_connections = "preferred", with SecureConnections = on in BlueZ'
+)
 
 
 @pytest.mark.parametrize(
@@ -318,10 +323,28 @@ def test_a_bluez_that_lets_wearables_pair_the_old_way_is_told_with_what_to_do(pl
     code, _, err = check(capsys, place(sync='host = "127.0.0.1"\nport = 1', more=SECURE), "--connect")
     assert code == 2
     assert f'radio.secure_connections "only": BlueZ lets wearables pair without: {conf} {said}' in err
-    assert f'With backend = "bumble" the gateway sees to it. SecureConnections = only under [General] in {conf}' in err
+    assert f"That it should is no way: {NO_WAY}." in err
 
 
-def test_a_bluez_that_pairs_securely_alone_is_well_and_one_that_cannot_be_asked_is_said_to_be_so(
+@pytest.mark.parametrize(
+    ("radio", "warned"),
+    [
+        ("", False),
+        ('secure_connections = "preferred"', False),
+        ('secure_connections = "only"', True),
+        ('secure_connections = "only"\nbackend = "bumble"\ntransport = "usb:0"', False),
+    ],
+)
+def test_that_secure_connections_alone_shut_every_paired_wearable_out_on_bluez_is_a_warning_with_the_ways_out(
+    place, capsys, radio, warned
+):
+    code, out, err = check(capsys, place(more=f"[radio]\n{radio}\n"))
+    assert (code, err) == (0, "")
+    assert (f"\nwarning       {NO_WAY}\n" in out, "warning" in out) == (warned, warned)
+    assert out.endswith("\nall well, but for the warning\n" if warned else "\nall well\n")
+
+
+def test_a_bluez_that_pairs_securely_alone_is_told_and_one_that_cannot_be_asked_is_said_to_be_so(
     place, capsys, monkeypatch
 ):
     conf = place.folder / "main.conf"
@@ -330,6 +353,7 @@ def test_a_bluez_that_pairs_securely_alone_is_well_and_one_that_cannot_be_asked_
     broken = place(sync='host = "127.0.0.1"\nport = 1', more=SECURE)
     _, out, err = check(capsys, broken, "--connect")
     assert f"pairing       by LE Secure Connections alone ({conf} says SecureConnections = only)" in out
+    assert f"\nwarning       {NO_WAY}\n" in out
     assert "radio.secure_connections" not in err
 
     def denied(*_, **__):
