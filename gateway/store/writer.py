@@ -47,22 +47,22 @@ class WriterCounters:
     """Events with the (source, id) of one in the log: a fault of whoever derived them; the first stays."""
 
 
-class Writer:
-    """Methods are for the loop's thread; callbacks are called in the loop.
+class Committer:
+    """What is submitted, and its commits one by one; waits for nothing and has no thread of its own.
 
-    on_error: what is wrong with the medium, in words, at each failed try; None once a commit goes through again.
+    on_commit and on_error are called through `_tell`; on_error: what is wrong with the medium, in words, at each failed
+    try; None once a commit goes through again.
     """
 
     def __init__(
         self,
         store: Store,
-        loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[Committed], None],
         on_error: Callable[[str | None], None] = lambda _trouble: None,
     ) -> None:
         self._connection = store.connection
         self._settings = store.settings
-        self._loop, self._on_commit, self._on_error = loop, on_commit, on_error
+        self._on_commit, self._on_error = on_commit, on_error
         self._row, self._seq = store.last_row(), store.last_seq()
         self._trimmer = Trimmer(store.settings, store.destinations)
         self._changed = threading.Condition()
@@ -70,12 +70,9 @@ class Writer:
         self._batch = Batch()
         self._committing_bytes = 0
         self._urgent = self._closing = self._ended = False
-        self._flushes: list[asyncio.Future[None]] = []
         self.trouble: str | None = None
         """What keeps commits from going through."""
         self.counters = WriterCounters()
-        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
-        self._thread.start()
 
     def journal(self, wearable: str, kind: str, payload: bytes, at: Instant) -> int:
         """Takes an observation and returns its row number. Raises StoreFull or StoreFailed; then it is not taken."""
@@ -124,6 +121,75 @@ class Writer:
         with self._changed:
             return max(0, self._settings.queue_bytes_max - self._batch.bytes - self._committing_bytes)
 
+    def check_open(self) -> None:
+        """Raises StoreFailed once nothing is taken any more."""
+        if self._closing or self._ended:
+            raise StoreFailed(f"store: the writer has ended{f': {self.trouble}' if self.trouble else ''}")
+
+    def _submitted(self) -> None:
+        if self._batch.bytes > self._settings.queue_bytes_max // 4:
+            self._urgent = True
+        self._changed.notify_all()
+
+    def take(self) -> Batch:
+        """All that was submitted since; what is taken is committed, or tried again, before the next is."""
+        with self._changed:
+            batch, self._batch = self._batch, Batch()
+            self._committing_bytes = batch.bytes
+            self._urgent = False
+            return batch
+
+    def attempt(self, batch: Batch) -> bool:
+        """Whether it is on the medium now; where it is not, the reason is reported."""
+        try:
+            written = write(self._connection, batch, self._seq)
+        except sqlite3.Error as error:
+            self.counters.failures += 1
+            self._report(f"{type(error).__name__}: {error}")
+            return False
+        self._went_through(batch, written)
+        return True
+
+    def _went_through(self, batch: Batch, written: Written) -> None:
+        self._seq = written.last_seq
+        self.counters.commits += 1
+        self.counters.duplicates_refused += written.duplicates
+        with self._changed:
+            self._committing_bytes = 0
+            row = self._row if not self._batch.journal else self._batch.journal[0].row - 1
+        if self.trouble is not None:
+            self._report(None)
+        self._tell(self._on_commit, Committed(row, self._seq))
+        if batch.trim is not None:
+            try:
+                self.counters.trimmed += self._trimmer.trim(self._connection, batch.trim)
+            except sqlite3.Error as error:  # nothing is lost; the next pass does it
+                log.warning("trimming the store: %s", error)
+
+    def _report(self, trouble: str | None) -> None:
+        self.trouble = trouble
+        self._tell(self._on_error, trouble)
+
+    def _tell(self, callback: Callable[..., None], *values: object) -> None:
+        callback(*values)
+
+
+class Writer(Committer):
+    """The thread. Methods are for the loop's thread; callbacks are called in the loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        on_commit: Callable[[Committed], None],
+        on_error: Callable[[str | None], None] = lambda _trouble: None,
+    ) -> None:
+        super().__init__(store, on_commit, on_error)
+        self._loop = loop
+        self._flushes: list[asyncio.Future[None]] = []  # guarded by _changed
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
     async def flush(self) -> None:
         """Commits now; all submitted so far is on the medium when it returns.
 
@@ -148,23 +214,13 @@ class Writer:
         if self._batch:
             raise StoreFailed(f"store: {left[0]} observations and {left[1]} events not written: {self.trouble}")
 
-    def check_open(self) -> None:
-        """Raises StoreFailed once nothing is taken any more."""
-        if self._closing or self._ended:
-            raise StoreFailed(f"store: the writer has ended{f': {self.trouble}' if self.trouble else ''}")
-
-    def _submitted(self) -> None:
-        if self._batch.bytes > self._settings.queue_bytes_max // 4:
-            self._urgent = True
-        self._changed.notify_all()
-
     # The thread.
 
     def _run(self) -> None:
         flushes: list[asyncio.Future[None]] = []
         try:
             while True:
-                batch, flushes = self._take()
+                batch, flushes = self._due()
                 if batch and not self._commit(batch):
                     break
                 for flush in flushes:
@@ -183,61 +239,31 @@ class Writer:
             for flush in flushes:
                 self._tell(_resolve, flush, StoreFailed(f"store: not written: {self.trouble or 'closed'}"))
 
-    def _take(self) -> tuple[Batch, list[asyncio.Future[None]]]:
+    def _due(self) -> tuple[Batch, list[asyncio.Future[None]]]:
         """Waits until something is due, and takes all that was submitted."""
         with self._changed:
             self._changed.wait_for(lambda: self._batch or self._urgent or self._closing)
             self._changed.wait_for(lambda: self._urgent or self._closing, timeout=self._settings.commit_interval_s)
-            batch, self._batch = self._batch, Batch()
-            self._committing_bytes = batch.bytes
             flushes, self._flushes = self._flushes, []
-            self._urgent = False
-            return batch, flushes
+            return self.take(), flushes
 
     def _commit(self, batch: Batch) -> bool:
         """Until it goes through; False where the writer closes before. The batch is then what is left."""
         retry_s, tries = RETRY_MIN_S, 0
-        while True:
-            try:
-                written = write(self._connection, batch, self._seq)
-            except sqlite3.Error as error:
-                self.counters.failures += 1
-                tries += 1
-                self._report(f"{type(error).__name__}: {error}")
-                with self._changed:
-                    tries = tries if self._closing else 0
-                    if tries >= CLOSE_TRIES:
-                        self._batch, self._committing_bytes = _joined(batch, self._batch), 0
-                        return False
-                    # once closing, the few tries left keep their distance too
-                    if self._closing:
-                        self._changed.wait(RETRY_MIN_S)
-                    else:
-                        self._changed.wait_for(lambda: self._closing, timeout=retry_s)
-                retry_s = min(2 * retry_s, RETRY_MAX_S)
-                continue
-            self._went_through(batch, written)
-            return True
-
-    def _went_through(self, batch: Batch, written: Written) -> None:
-        self._seq = written.last_seq
-        self.counters.commits += 1
-        self.counters.duplicates_refused += written.duplicates
-        with self._changed:
-            self._committing_bytes = 0
-            row = self._row if not self._batch.journal else self._batch.journal[0].row - 1
-        if self.trouble is not None:
-            self._report(None)
-        self._tell(self._on_commit, Committed(row, self._seq))
-        if batch.trim is not None:
-            try:
-                self.counters.trimmed += self._trimmer.trim(self._connection, batch.trim)
-            except sqlite3.Error as error:  # nothing is lost; the next pass does it
-                log.warning("trimming the store: %s", error)
-
-    def _report(self, trouble: str | None) -> None:
-        self.trouble = trouble
-        self._tell(self._on_error, trouble)
+        while not self.attempt(batch):
+            tries += 1
+            with self._changed:
+                tries = tries if self._closing else 0
+                if tries >= CLOSE_TRIES:
+                    self._batch, self._committing_bytes = _joined(batch, self._batch), 0
+                    return False
+                # once closing, the few tries left keep their distance too
+                if self._closing:
+                    self._changed.wait(RETRY_MIN_S)
+                else:
+                    self._changed.wait_for(lambda: self._closing, timeout=retry_s)
+            retry_s = min(2 * retry_s, RETRY_MAX_S)
+        return True
 
     def _tell(self, callback: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
