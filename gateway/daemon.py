@@ -41,7 +41,7 @@ from gateway.motion.windows import WindowShape
 from gateway.pipeline import Infer, Pipeline
 from gateway.profiles import details, profile_of, speaks
 from gateway.profiles.conversation import Kind, TellsWithoutService, held_of
-from gateway.store import Committed, Store, Writer
+from gateway.store import Committed, Committer, Store, Writer
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
 from gateway.stream.arrival import ArrivalRate
@@ -323,6 +323,61 @@ def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio | Radios) ->
     return lines
 
 
+def open_pipeline(
+    config: Config, settings: WearableSettings, loaded: Loaded, store: Store, writer: Committer, infer: Infer
+) -> Pipeline:
+    """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated.
+
+    Raises SnapshotTooNew.
+    """
+    profile, model = profile_of(settings.profile), loaded.model
+    record = store.stream(settings.id)
+    snapshot = record.snapshot if record else b""
+    if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
+        raise SnapshotTooNew(settings.id, record.snapshot_version)
+    progress = Progress.decode(record.progress if record else b"")
+    stream = Stream(
+        decoder=profile.decoder(decoder_state(snapshot) if snapshot else None),
+        rate_hz=model.rate_hz,
+        native_rate_hz=profile.rate_hz,
+        sensor_frame=profile.sensor_frame,
+        shape=WindowShape(model.window, model.hop),
+        settings=config.stream,
+        drift=config.drift,
+        reference=loaded.reference,
+        mounting=parse_axes(settings.mounting) if settings.mounting else None,
+        gravity=loaded.gravity,
+        progress=progress,
+    )
+    if record and snapshot:
+        stream.restore(record.snapshot_row, snapshot)
+    matters = {**config.stream.model_dump(exclude={"snapshot_rows"}), "mounting": settings.mounting}
+    if model.learnt_elsewhere(settings.wrist):
+        matters["other_wrist"] = True
+    maker = EventMaker(
+        gateway=config.gateway.id,
+        wearable=settings.id,
+        wearer=settings.wearer,
+        model=model,
+        derivation=derivation_digest(model, matters),
+        frame_known=settings.mounting is not None,
+        wrist=settings.wrist,
+        counted=getattr(profile, "counts_samples", True),
+        shared=settings.shared,
+    )
+    pipeline = Pipeline(
+        wearable=settings.id,
+        stream=stream,
+        progress=progress,
+        events=maker,
+        writer=writer,
+        infer=infer,
+        snapshot_rows=config.stream.snapshot_rows,
+    )
+    pipeline.replay(store.journal_after(settings.id, stream.row))
+    return pipeline
+
+
 class Daemon:
     """Everything of one run. Made by run_daemon; `run` returns after SIGTERM or SIGINT."""
 
@@ -361,53 +416,8 @@ class Daemon:
         self.local = LocalServer(config.socket, commands.operations(), config.local.group)
 
     def _wearable(self, settings: WearableSettings, loaded: Loaded) -> Wearable:
-        """From its snapshot and the journal since; what was committed since the snapshot is known and not repeated."""
-        config, profile, model = self.config, profile_of(settings.profile), loaded.model
-        record = self.store.stream(settings.id)
-        snapshot = record.snapshot if record else b""
-        if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
-            raise SnapshotTooNew(settings.id, record.snapshot_version)
-        progress = Progress.decode(record.progress if record else b"")
-        stream = Stream(
-            decoder=profile.decoder(decoder_state(snapshot) if snapshot else None),
-            rate_hz=model.rate_hz,
-            native_rate_hz=profile.rate_hz,
-            sensor_frame=profile.sensor_frame,
-            shape=WindowShape(model.window, model.hop),
-            settings=config.stream,
-            drift=config.drift,
-            reference=loaded.reference,
-            mounting=parse_axes(settings.mounting) if settings.mounting else None,
-            gravity=loaded.gravity,
-            progress=progress,
-        )
-        if record and snapshot:
-            stream.restore(record.snapshot_row, snapshot)
-        matters = {**config.stream.model_dump(exclude={"snapshot_rows"}), "mounting": settings.mounting}
-        if model.learnt_elsewhere(settings.wrist):
-            matters["other_wrist"] = True
-        maker = EventMaker(
-            gateway=config.gateway.id,
-            wearable=settings.id,
-            wearer=settings.wearer,
-            model=model,
-            derivation=derivation_digest(model, matters),
-            frame_known=settings.mounting is not None,
-            wrist=settings.wrist,
-            counted=getattr(profile, "counts_samples", True),
-            shared=settings.shared,
-        )
-        pipeline = Pipeline(
-            wearable=settings.id,
-            stream=stream,
-            progress=progress,
-            events=maker,
-            writer=self.writer,
-            infer=self._infer_with(loaded),
-            snapshot_rows=config.stream.snapshot_rows,
-        )
-        pipeline.replay(self.store.journal_after(settings.id, stream.row))
-        return Wearable(settings, model, pipeline, self.writer, self.clock, self.records)
+        pipeline = open_pipeline(self.config, settings, loaded, self.store, self.writer, self._infer_with(loaded))
+        return Wearable(settings, loaded.model, pipeline, self.writer, self.clock, self.records)
 
     def _infer_with(self, loaded: Loaded) -> Infer:
         async def infer(windows: Float32) -> Float32:

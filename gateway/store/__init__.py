@@ -4,6 +4,6 @@ from gateway.store.eventlog import EventLog
 from gateway.store.journal import Journal
 from gateway.store.settings import StoreSettings
 from gateway.store.store import Store
-from gateway.store.writer import Committed, Writer
+from gateway.store.writer import Committed, Committer, Writer
 
-__all__ = ["Committed", "EventLog", "Journal", "Store", "StoreSettings", "Writer"]
+__all__ = ["Committed", "Committer", "EventLog", "Journal", "Store", "StoreSettings", "Writer"]
