@@ -62,7 +62,7 @@ ROOMS = {
     "control": room("store bundle events"),
     "local": room("control health", "event loop", "network", "disk"),
     "commands": room("ble link local config", "event loop"),
-    "client": room("events", "network", "threads"),
+    "client": room("events", "network", "threads", "event loop"),
     "health": room("events", "network", "disk"),
     "web": room("control health store", "event loop", "network"),
     "config": room("store sync stream monitoring profiles motion link", "disk"),
