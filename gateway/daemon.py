@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from gateway.store import Committed, Committer, Store, Writer
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
 from gateway.stream.arrival import ArrivalRate
+from gateway.stream.coalescing import span_of
 from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, decoder_state
@@ -52,6 +53,8 @@ from gateway.sync import Publisher
 
 log = logging.getLogger(__name__)
 
+ANSWER_ALIKE = {"snapshot_rows", "coalesce_s", "coalesce_wait_s"}
+"""Settings of a stream with which windows have the same answers, so that their derivation is the same."""
 TICK_S = 1.0
 """Status, health, the clock and the watchdog are looked at so often."""
 FULL_ROOM_BYTES = 1 << 15
@@ -227,6 +230,10 @@ class Wearable:
         else:
             self._rate.observe(now.mono_ns, self.pipeline.stream.moments)
 
+    def pass_time(self, now: Instant) -> None:
+        with suppress(StoreFull):  # it is told where samples come
+            self.pipeline.pass_time(now)
+
     def _state(self, state: str) -> None:
         why = f" ({self.runner.why})" if self.runner is not None and state in TELLS_WHY else ""
         log.info("%s: %s%s", self.settings.id, state, why)
@@ -351,7 +358,7 @@ def open_pipeline(
     )
     if record and snapshot:
         stream.restore(record.snapshot_row, snapshot)
-    matters = {**config.stream.model_dump(exclude={"snapshot_rows"}), "mounting": settings.mounting}
+    matters = {**config.stream.model_dump(exclude=ANSWER_ALIKE), "mounting": settings.mounting}
     if model.learnt_elsewhere(settings.wrist):
         matters["other_wrist"] = True
     maker = EventMaker(
@@ -373,7 +380,10 @@ def open_pipeline(
         writer=writer,
         infer=infer,
         snapshot_rows=config.stream.snapshot_rows,
+        span=span_of(config.stream.coalesce_s, model.hop / model.rate_hz),
     )
+    if snapshot:
+        pipeline.restore(snapshot)
     pipeline.replay(store.journal_after(settings.id, stream.row))
     return pipeline
 
@@ -506,6 +516,8 @@ class Daemon:
             now = self.clock.now()
             self.writer.check_open()  # a writer that has ended by a fault of its own ends the daemon too
             self._tell_clock(now)
+            for wearable in self.wearables:
+                wearable.pass_time(now)
             if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
                 self._trimmed_ns = now.mono_ns
                 self.writer.trim(now)

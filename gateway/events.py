@@ -19,6 +19,8 @@ CONTENT_TYPE = "application/cloudevents+json"
 TOPIC_PREFIX = "fidget/v1"
 WINDOWS_MAX = 30
 """In one prediction event."""
+NEGLIGIBLE = 0.005
+"""Probabilities below it are left out where windows share an event to spare bytes."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 """Hexadecimal; a whole SHA-256 or its beginning."""
@@ -93,8 +95,36 @@ class WindowRecord(_Model):
         return self
 
 
+Permille = Annotated[int, Field(ge=0, le=1000)]
+
+
+class Following(_Model):
+    """The windows that follow the last of `windows`, each the next number, with its decision, reasons, activity and
+    `uncounted`: in columns, a value for each, for links that are paid by the byte.
+
+    probabilities_permille: in thousandths; a label that has none is below NEGLIGIBLE in all of them. taken_off_us: how
+    much later than the last of `windows` and the hops in between say; taken_uncertainty_us: the largest. interpolated:
+    shares, by number as text, where they are not 0; saturated: numbers.
+    """
+
+    count: int = Field(gt=0, lt=WINDOWS_MAX)
+    probabilities_permille: dict[str, tuple[Permille, ...]] = Field(min_length=2)
+    taken_off_us: tuple[int, ...] | None = None
+    taken_uncertainty_us: Microseconds | None = None
+    interpolated: dict[str, Share] | None = None
+    saturated: tuple[Count, ...] | None = None
+
+    @model_validator(mode="after")
+    def _as_many(self) -> "Following":
+        columns = [*self.probabilities_permille.values(), *([] if self.taken_off_us is None else [self.taken_off_us])]
+        if any(len(column) != self.count for column in columns):
+            raise ValueError("each column has `count` values")
+        return self
+
+
 class PredictionData(_Model):
-    """Windows of one session: `window` samples long, `hop` samples apart, at rate_hz.
+    """Windows of one session: `window` samples long, `hop` samples apart, at rate_hz. `decode` puts those of
+    `following` behind `windows`, so that whoever uses it meets the latter alone.
 
     bundle: digest of the model's bundle. derivation: digest of all that makes the answers: bundle, variant, settings
     and version of the pipeline.
@@ -108,6 +138,7 @@ class PredictionData(_Model):
     variant: str
     derivation: Digest
     windows: tuple[WindowRecord, ...] = Field(min_length=1, max_length=WINDOWS_MAX)
+    following: Following | None = None
 
 
 class FeatureDrift(_Model):
@@ -217,7 +248,7 @@ class _Event(_Model):
 
 
 class Prediction(_Event):
-    """sequence: the number of its first window."""
+    """sequence: the number of its first window; what stands in `following` comes behind it."""
 
     type: Literal["fidget.prediction.v1"] = "fidget.prediction.v1"
     dataschema: Literal["urn:fidget:schema:prediction:v1"] = "urn:fidget:schema:prediction:v1"
@@ -264,9 +295,10 @@ def gateway_source(gateway: str) -> str:
     return f"urn:fidget:gateway:{gateway}"
 
 
-def prediction_id(session: int, number: int, derivation: str) -> str:
-    """number: of the event's first window."""
-    return f"{session:016x}-{number}-{derivation}"
+def prediction_id(session: int, number: int, derivation: str, last: int | None = None) -> str:
+    """number: of the event's first window; last: of its last one, where it has several."""
+    numbers = f"{number}" if last in (None, number) else f"{number}..{last}"
+    return f"{session:016x}-{numbers}-{derivation}"
 
 
 def drift_id(session: int, start_s: float, gateway: str | None = None) -> str:
@@ -309,13 +341,92 @@ def encode(event: Event) -> bytes:
 
 
 def decode(payload: bytes) -> Event:
-    """Raises EventRejected."""
+    """All windows of a prediction stand in its `windows`, however they were sent. Raises EventRejected."""
     try:
-        return _any_event.validate_json(payload)
+        event = _any_event.validate_json(payload)
+        if isinstance(event, Prediction) and event.data.following is not None:
+            event = event.model_copy(update={"data": expanded(event.data)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "message"
         raise EventRejected(f"event: {where}: {first['msg']}") from None
+    return event
+
+
+def compacted(data: PredictionData) -> PredictionData:
+    """The first window in `windows`, the others in `following`, probabilities in thousandths.
+
+    data: windows whose numbers follow each other, with one decision, reasons, activity and `uncounted`; taken_mono_us
+    is known of all of them or of none.
+    """
+    first, *rest = data.windows
+    labels = sorted(first.probabilities, key=lambda label: max(w.probabilities[label] for w in data.windows))
+    told = {label for label in labels if any(w.probabilities[label] >= NEGLIGIBLE for w in data.windows)}
+    told |= {first.activity, *[label for label in labels if label != first.activity][-1:]}
+    columns = {
+        label: tuple(round(1000 * window.probabilities[label]) for window in data.windows)
+        for label in first.probabilities
+        if label in told
+    }
+    probabilities = {label: permille[0] / 1000 for label, permille in columns.items()}
+    update = {"probabilities": probabilities, "confidence": probabilities[first.activity]}
+    windows = (first.model_copy(update=update),)
+    if not rest:
+        return data.model_copy(update={"windows": windows})
+    interpolated = {str(w.number): w.quality.interpolated for w in rest if w.quality.interpolated}
+    saturated = tuple(w.number for w in rest if w.quality.saturated)
+    off_us = [
+        w.taken_mono_us - first.taken_mono_us - _hops_us(data, w.number - first.number)
+        for w in rest
+        if w.taken_mono_us is not None and first.taken_mono_us is not None
+    ]
+    following = Following(
+        count=len(rest),
+        probabilities_permille={label: permille[1:] for label, permille in columns.items()},
+        taken_off_us=tuple(off_us) or None,
+        taken_uncertainty_us=max((w.taken_uncertainty_us or 0 for w in rest), default=0) if off_us else None,
+        interpolated=interpolated or None,
+        saturated=saturated or None,
+    )
+    return data.model_copy(update={"windows": windows, "following": following})
+
+
+def expanded(data: PredictionData) -> PredictionData:
+    """All windows in `windows`. Raises ValidationError where `following` does not fit them."""
+    following, last = data.following, data.windows[-1]
+    if following is None:
+        return data
+    windows = list(data.windows)
+    for k in range(following.count):
+        number, hops_us = last.number + k + 1, _hops_us(data, k + 1)
+        taken_us = None
+        if following.taken_off_us is not None and last.taken_mono_us is not None:
+            taken_us = last.taken_mono_us + hops_us + following.taken_off_us[k]
+        permille = following.probabilities_permille
+        windows.append(
+            WindowRecord(
+                number=number,
+                start_s=number * data.hop / data.rate_hz,
+                taken_mono_us=taken_us,
+                taken_uncertainty_us=None if taken_us is None else following.taken_uncertainty_us,
+                decision=last.decision,
+                reasons=last.reasons,
+                activity=last.activity,
+                confidence=permille.get(last.activity, [0] * following.count)[k] / 1000,
+                probabilities={label: column[k] / 1000 for label, column in permille.items()},
+                quality=Quality(
+                    interpolated=(following.interpolated or {}).get(str(number), 0.0),
+                    saturated=number in (following.saturated or ()),
+                    uncounted=last.quality.uncounted,
+                ),
+            )
+        )
+    whole = {**data.model_dump(exclude={"windows", "following"}), "windows": tuple(windows)}
+    return PredictionData.model_validate(whole)
+
+
+def _hops_us(data: PredictionData, hops: int) -> int:
+    return round(hops * data.hop * 1_000_000 / data.rate_hz)
 
 
 def schema(kind: str) -> dict[str, Any]:

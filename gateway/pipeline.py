@@ -8,7 +8,7 @@ as it was when the last of these was made.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,9 +18,19 @@ from gateway.clock import Instant
 from gateway.motion.samples import Float32
 from gateway.profiles.conversation import Durable, Event, Kind, Room
 from gateway.store.rows import Derived, JournalRow, LoggedEvent
-from gateway.stream.outcome import Answer, EventMaker
+from gateway.stream.coalescing import Coalescer, Held, Run, SlotDue
+from gateway.stream.outcome import Answer, EventMaker, Head
 from gateway.stream.progress import Progress
-from gateway.stream.stream import SNAPSHOT_VERSION, Acknowledge, DriftReady, StateReady, Stream, WindowReady
+from gateway.stream.stream import (
+    SNAPSHOT_VERSION,
+    Acknowledge,
+    DriftReady,
+    StateReady,
+    Stream,
+    WindowReady,
+    held_in,
+    with_held,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +57,7 @@ class _Snapshot:
     state: bytes
 
 
-_Step = WindowReady | DriftReady | StateReady | _Snapshot
+_Step = WindowReady | SlotDue | DriftReady | StateReady | _Snapshot
 
 
 @dataclass(slots=True)
@@ -71,18 +81,34 @@ class Pipeline:
         writer: Writer,
         infer: Infer,
         snapshot_rows: int,
+        span: int = 1,
     ) -> None:
+        """span: windows of a slot, within which they may share an event (gateway/stream/coalescing.py)."""
         self.wearable = wearable
         self.stream = stream
         self.shown = Shown()
         self._progress, self._events, self._writer, self._infer = progress, events, writer, infer
         self._snapshot_rows = snapshot_rows
+        self._coalescer = Coalescer(span, progress.has_window)
         self._since_snapshot = 0
         self._steps: deque[_Step] = deque()
         self._stepped = asyncio.Event()
         self._acknowledgements: deque[Acknowledge] = deque()
         self._durable: dict[int, int] = {}
         self._deliver: Callable[[Event], None] = lambda _: None
+
+    def restore(self, snapshot: bytes) -> None:
+        """Takes up the answers that waited when this snapshot was taken. Where they do not fit those to come, since
+        model or settings have changed, they go out as they are."""
+        held = held_in(snapshot)
+        if held is None:
+            return
+        head, span, waiting = held
+        fits = head == self._events.head and span == self._coalescer.span
+        waited = self._coalescer if fits else Coalescer(span, self._progress.has_window)
+        waited.restore(waiting)
+        if not fits:
+            self._submit_runs(waited.all_due(), head)
 
     def replay(self, rows: Iterable[JournalRow]) -> None:
         """The journal since the snapshot, from before this start; what is committed already is not done again.
@@ -128,6 +154,11 @@ class Pipeline:
         if self._steps:
             self._stepped.set()
 
+    def pass_time(self, now: Instant) -> None:
+        """Journals that time has passed, where answers wait for it and nothing else comes."""
+        if self.stream.waits_for_time(now):
+            self.observe(Kind.PASSED, b"", now)
+
     def take_snapshot(self) -> None:
         """Goes behind the results it covers, so that it is committed after them."""
         if self._since_snapshot:
@@ -171,6 +202,8 @@ class Pipeline:
             return
         self._steps.popleft()
         match step:
+            case SlotDue():
+                self._submit_runs(self._coalescer.due(step))
             case DriftReady():
                 self._progress.add_period(step.session, step.number)
                 self._submit(self._events.drift(step))
@@ -180,6 +213,8 @@ class Pipeline:
             case _Snapshot(row, state):
                 self._progress.windows.clear()
                 self._progress.periods.clear()
+                if self._coalescer:
+                    state = with_held(state, [self._events.head, self._coalescer.span, self._coalescer.state()])
                 snapshot = (row, SNAPSHOT_VERSION, state)
                 self._writer.derived(Derived(self.wearable, progress=self._progress.encode(), snapshot=snapshot))
 
@@ -193,9 +228,21 @@ class Pipeline:
         for window, row in zip(batch, probabilities, strict=True):
             self._steps.popleft()
             answer = self._events.answer(row)
+            self.shown.answer = answer
+            if self._coalescer.span > 1:
+                held = Held(self._events.record(window, answer), window.at)
+                self._submit_runs(self._coalescer.add(window.session, held))
+                continue
             self._progress.add_window(window.session, window.number)
             self._submit(self._events.prediction(window, answer))
-            self.shown.answer = answer
 
-    def _submit(self, event: LoggedEvent) -> None:
-        self._writer.derived(Derived(self.wearable, events=(event,), progress=self._progress.encode()))
+    def _submit_runs(self, runs: Sequence[Run], head: Head | None = None) -> None:
+        """Each an event, all in one commit: so what is left after a crash is what one step or none of them made."""
+        for run in runs:
+            for held in run.windows:
+                self._progress.add_window(run.session, held.record.number)
+        if runs:
+            self._submit(*(self._events.run(run, head) for run in runs))
+
+    def _submit(self, *events: LoggedEvent) -> None:
+        self._writer.derived(Derived(self.wearable, events=events, progress=self._progress.encode()))

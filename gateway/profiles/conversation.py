@@ -35,6 +35,8 @@ class Kind(StrEnum):
     """What was asked of the wearable and its answer, which says that it never had that."""
     DETAIL = "detail"
     """A value of the services that any wearable may have (gateway/profiles/details.py)."""
+    PASSED = "passed"
+    """Nothing came, and time passed: what waits for it learns so from the journal too. No profile sees it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Latest:
             self._parts.clear()
             self.boot_id = row.at.boot_id
         kind = Kind(row.kind)
-        if kind is Kind.DETAIL:
+        if kind in (Kind.DETAIL, Kind.PASSED):
             return
         self.connected = kind is not Kind.DISCONNECTED
         try:

@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gateway import events
 from gateway.clock import Instant
 from gateway.motion.samples import Float32
 from gateway.store.rows import LoggedEvent
+from gateway.stream.coalescing import Run
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
 PIPELINE_VERSION = 3
 """Raised whenever the same journal gives other windows or other answers."""
+
+
+Head = list[Any]
+"""Of an event: what its windows have in common beside session and answer; JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,12 @@ class EventMaker:
         )
 
     def prediction(self, window: WindowReady, answer: Answer) -> LoggedEvent:
+        return self._prediction(window.session, (self.record(window, answer),), window.at)
+
+    def record(self, window: WindowReady, answer: Answer) -> events.WindowRecord:
         model = self.model
         taken = window.taken if window.taken and window.taken.mono_ns >= 0 else None  # else of an earlier boot
-        record = events.WindowRecord(
+        return events.WindowRecord(
             number=window.number,
             start_s=window.number * model.hop / model.rate_hz,
             taken_mono_us=taken and taken.mono_ns // 1000,
@@ -99,9 +107,30 @@ class EventMaker:
                 uncounted=None if self.counted else True,
             ),
         )
+
+    def run(self, run: Run, head: Head | None = None) -> LoggedEvent:
+        """Of windows that share an event. head: of an earlier start that answered them, where it is another one."""
+        windows = tuple(held.record for held in run.windows)
+        return (self if head is None else self._as_then(head))._prediction(run.session, windows, run.at, compact=True)
+
+    @property
+    def head(self) -> Head:
+        """What else an answer is made of, as JSON values: whoever answers otherwise has another one."""
+        model = self.model
+        return [model.bundle, model.variant, model.window, model.hop, model.rate_hz, self.derivation]
+
+    def _as_then(self, head: Head) -> "EventMaker":
+        bundle, variant, window, hop, rate_hz, derivation = head
+        model = replace(self.model, bundle=bundle, variant=variant, window=window, hop=hop, rate_hz=rate_hz)
+        return replace(self, model=model, derivation=derivation)
+
+    def _prediction(
+        self, session: int, windows: tuple[events.WindowRecord, ...], at: Instant, *, compact: bool = False
+    ) -> LoggedEvent:
+        model, first, last = self.model, windows[0].number, windows[-1].number
         data = events.PredictionData(
-            session=f"{window.session:016x}",
-            windows=(record,),
+            session=f"{session:016x}",
+            windows=windows,
             window=model.window,
             hop=model.hop,
             rate_hz=model.rate_hz,
@@ -110,12 +139,12 @@ class EventMaker:
             derivation=self.derivation,
         )
         event = events.Prediction(
-            id=events.prediction_id(window.session, window.number, self.derivation),
-            **self._attributes(window.at),
-            sequence=events.sequence(window.number),
-            data=data,
+            id=events.prediction_id(session, first, self.derivation, last),
+            **self._attributes(at),
+            sequence=events.sequence(first),
+            data=events.compacted(data) if compact else data,
         )
-        return self._logged("prediction", event, window.at)
+        return self._logged("prediction", event, at)
 
     def drift(self, ready: DriftReady) -> LoggedEvent:
         summary = ready.summary

@@ -43,10 +43,12 @@ from gateway.profiles import details
 from gateway.profiles.conversation import Decoder, FramesDecoder, Kind, Received
 from gateway.profiles.errors import FrameError
 from gateway.store.rows import JournalRow
+from gateway.stream.coalescing import OpenSlots, SlotDue, span_of
 from gateway.stream.progress import Progress
 
-SNAPSHOT_VERSION = 3
-"""2: samples at other rates than the grid's, and with times. 3: worn or not, gravity against the mounting, the ring."""
+SNAPSHOT_VERSION = 4
+"""2: samples at other rates than the grid's, and with times. 3: worn or not, gravity against the mounting, the ring.
+4: answers that wait for the others of their event."""
 GRID_RATE_HZ_1 = 50.0
 """Of every stream whose snapshot has version 1."""
 ASIDE_MAX = 128
@@ -75,6 +77,11 @@ class StreamSettings(BaseModel):
     """Samples held beyond holes; above it the oldest hole is given up. 200,000 are 67 minutes, 5 MB."""
     snapshot_rows: int = Field(1000, ge=1)
     """A snapshot every so many journal rows: what is derived again after a crash, at most."""
+    coalesce_s: float = Field(0.0, ge=0, le=3600)
+    """Windows of so long share an event while their answer is the same, up to WINDOWS_MAX; below two hops each has its
+    own, at once."""
+    coalesce_wait_s: float = Field(300.0, ge=0, le=86400)
+    """So much longer than coalesce_s an answer waits at most for those that shall share its event."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +133,7 @@ class Acknowledge:
     index: int
 
 
-Output = WindowReady | DriftReady | StateReady | Acknowledge
+Output = WindowReady | SlotDue | DriftReady | StateReady | Acknowledge
 
 
 @dataclass(slots=True)
@@ -223,6 +230,7 @@ class Stream:
         self._mounting, self._reference = mounting, reference
         self._gravity = None if mounting is None else gravity
         self._hop_s = shape.hop / rate_hz
+        self._slots = open_slots(settings, self._hop_s)
         self._mounting_watch = MountingWatch(self._hop_s)
         self._told: tuple[bool | None, MountingVerdict | None] = (None, None)
         self._ring: tuple[int, int] | None = None
@@ -251,13 +259,24 @@ class Stream:
             before = self._decoded(last, self._pieces(aside))
         self._pass_time(row.at)
         self.row = row.row
-        if kind is Kind.DETAIL:
-            return before + self._detail(row)
+        if kind in (Kind.DETAIL, Kind.PASSED):
+            return before + (self._detail(row) if kind is Kind.DETAIL else []) + self._late_slots()
         rows, self._aside = [*self._aside, row], []
         outputs = before + self._decoded(row, self._pieces(rows))
         self._spare, spare_ns = self._spare_now()
         self._spare_until_ns = row.at.mono_ns + spare_ns + ASIDE_LATE_NS
-        return outputs
+        return outputs + self._late_slots()
+
+    def waits_for_time(self, now: Instant) -> bool:
+        """Whether answers have waited for long enough, or nobody can tell yet in this boot: a row that says that time
+        has passed (Kind.PASSED) lets them go out."""
+        due_ns = self._slots.due_ns
+        if due_ns is None:
+            return False
+        return now.boot_id != self._boot_id or self._elapsed_ns + now.mono_ns - self._mono_ns >= due_ns
+
+    def _late_slots(self) -> list[Output]:
+        return list(self._slots.passed(self._elapsed_ns)) if self._slots.opened_ns else []
 
     def _waits(self, row: JournalRow) -> bool:
         """Puts a frame aside, if it completes no window. After losses that nobody has seen yet it may, and the window
@@ -615,6 +634,7 @@ class Stream:
         session.windows.close()
         session.wear.close()
         session.postures.clear()
+        outputs += self._slots.ended(number)
         return outputs + [o for p in sorted(session.periods) for o in self._close_period(number, session, p, at)]
 
     def _give_up(self, at: Instant) -> list[Output]:
@@ -661,10 +681,13 @@ class Stream:
                 session.postures[quarter].add(features, self._gravity)
             self.counters.windows += 1
             self.counters.interpolated += answer.interpolated
-            if self._progress.has_window(number, answer.number):
-                continue
-            taken = self._label(session, answer.number * self._shape.hop)
-            outputs.append(WindowReady(number, answer.number, values, answer.interpolated, answer.saturated, taken, at))
+            if not self._progress.has_window(number, answer.number):
+                taken = self._label(session, answer.number * self._shape.hop)
+                outputs.append(
+                    WindowReady(number, answer.number, values, answer.interpolated, answer.saturated, taken, at)
+                )
+            outputs += self._slots.came_out(number, answer.number, self._elapsed_ns)
+        outputs += self._slots.settled(number, session.windows.final.missing)
         final = session.windows.final.contiguous_end(0)
         for period in sorted(session.periods):
             if self._period_of(final) > period:
@@ -789,6 +812,7 @@ class Stream:
             "mounting": self._mounting_watch.state(),
             "told": [self._told[0], self._told[1] and asdict(self._told[1])],
             "ring": self._ring,
+            "slots": self._slots.state(),
             "sessions": sessions,
         }
         return json.dumps(state, separators=(",", ":")).encode()
@@ -827,6 +851,8 @@ class Stream:
         self._aside = [_row_of(state["boot_id"], aside) for aside in state.get("aside", [])]
         self._spare = state.get("spare", 0) if same else 0
         self._spare_until_ns = state.get("spare_until_ns", 0)
+        if same and "slots" in state:
+            self._slots.restore(state["slots"])
         for s in state["sessions"]:
             session = self._restored(s) if same else self._behind(s, state["shape"][0])
             if same_gravity:
@@ -874,6 +900,21 @@ class Stream:
         ticks = TickCount.restore(rate_hz or self._rate_hz, s["ticks"])
         wear = WearWatch(self._hop_s)
         return _Session(windows, ClockFit(), ticks, wear, rate_hz, s["rate_known"], resampling)
+
+
+def open_slots(settings: StreamSettings, hop_s: float) -> OpenSlots:
+    span = span_of(settings.coalesce_s, hop_s)
+    return OpenSlots(span, int((span * hop_s + settings.coalesce_wait_s) * 1e9))
+
+
+def with_held(snapshot: bytes, held: object) -> bytes:
+    """The same snapshot with what waits behind the stream, JSON values that held_in gives back."""
+    return snapshot[:-1] + b',"held":' + json.dumps(held, separators=(",", ":")).encode() + b"}"
+
+
+def held_in(snapshot: bytes) -> Any:
+    """None where nothing waited."""
+    return json.loads(snapshot).get("held")
 
 
 def _row_state(row: JournalRow) -> list[Any]:
