@@ -9,11 +9,12 @@ but knows only the pairing of Bluetooth 4.0, whose keys an eavesdropper finds wi
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from enum import StrEnum
 
 from bumble.device import Connection, Device
 from bumble.gatt import Characteristic
-from bumble.keys import MemoryKeyStore
+from bumble.keys import MemoryKeyStore, PairingKeys
 from bumble.pairing import PairingConfig, PairingDelegate
 
 PASSKEY_MAX = 999_999
@@ -108,8 +109,16 @@ def identity_key(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{name}/{seed}".encode(), digest_size=16, person=b"identity").digest()
 
 
+class _Bonds(MemoryKeyStore):
+    """Legacy pairing makes two keys: by that which the peripheral gave, links are encrypted on which it is peripheral
+    (Part H, 2.4.4.2). Bumble 0.0.236 looks for it under ltk_peripheral and keeps the other one there."""
+
+    async def update(self, name: str, keys: PairingKeys) -> None:
+        await super().update(name, replace(keys, ltk_central=keys.ltk_peripheral, ltk_peripheral=keys.ltk_central))
+
+
 def forget_bonds(device: Device) -> None:
-    device.keystore = MemoryKeyStore()
+    device.keystore = _Bonds()
 
 
 def protected(permissions: Characteristic.Permissions, pairing: Pairing) -> Characteristic.Permissions:

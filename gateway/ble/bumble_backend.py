@@ -302,6 +302,8 @@ class BumbleAdapter:
                 f"{address}: what was paired says that it is {other or 'nobody'}; it is not paired",
                 hint="If that is your wearable, this is the address for its [[wearable]] table.",
             )
+        if not self.keys.is_usable(address):
+            raise PairingFailed(f"{address}: it gives no key by which it would be known again; it is not paired")
         if not connection.sc and not self._legacy:
             raise PairingFailed(
                 f"{address}: it cannot pair by LE Secure Connections, so whoever listened could read all; it is not "

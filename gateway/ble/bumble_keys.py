@@ -23,7 +23,8 @@ from gateway.link.bonds import Held
 log = logging.getLogger(__name__)
 
 VERSION = 1
-NO_PRIVACY = bytes(16)
+KEY_BYTES = 16
+NO_PRIVACY = bytes(KEY_BYTES)
 """An identity key that says that there is none (Part H, 2.4.2.1)."""
 RESOLVED_MAX = 1024
 """Addresses whose owner is remembered. Phones change theirs every quarter of an hour."""
@@ -68,6 +69,11 @@ class KeyFile(KeyStore):
         """A fresh bond from now on. Raises InputRejected where it cannot be written."""
         self._bonds[address.upper()] = self.fresh.pop(address.upper())
         self._changed()
+
+    def is_usable(self, address: str) -> bool:
+        """Whether a fresh bond has a key by which a link is encrypted; who pairs the old way may give none."""
+        key = _long_term(self.fresh.get(address.upper()))
+        return key is not None and len(key.value) == KEY_BYTES
 
     def forget(self, address: str) -> bool:
         """Whether there was one. Raises InputRejected where that cannot be written."""
@@ -130,9 +136,9 @@ def _is_key_file(found: Any) -> bool:
     for address, keys in found["bonds"].items():
         made = PairingKeys.from_dict(keys)
         key = _long_term(made)
-        if made.irk is not None and len(made.irk.value) != 16:
+        if made.irk is not None and len(made.irk.value) != KEY_BYTES:
             return False
-        if key is None or len(key.value) != 16 or hci.Address(address).to_string(False) != address:
+        if key is None or len(key.value) != KEY_BYTES or hci.Address(address).to_string(False) != address:
             return False
     return found["version"] == VERSION and hci.Address(found["address"]).is_static
 

@@ -80,7 +80,12 @@ async def test_who_is_not_bonded_reads_nothing(meet: Meet) -> None:
 
 @pytest.mark.parametrize(
     ("wearable", "asked", "compared"),
-    [("pairing=passkey; passkey=012345", 1, 0), ("pairing=numeric", 0, 1), ("pairing=just_works", 0, 0)],
+    [
+        ("pairing=passkey; passkey=012345", 1, 0),
+        ("pairing=numeric", 0, 1),
+        ("pairing=just_works", 0, 0),
+        ("pairing=legacy; passkey=012345", 1, 0),
+    ],
 )
 async def test_each_way_to_pair_opens_it_and_the_bond_serves_the_next_link(
     meet: Meet, wearable: str, asked: int, compared: int

@@ -14,7 +14,7 @@ from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
 from bleak.exc import BleakGATTProtocolError
 from bumble.device import Connection
-from bumble.pairing import PairingConfig
+from bumble.pairing import PairingConfig, PairingDelegate
 
 from firmware_sim.encoding import INFO_UUID
 from firmware_sim.endpoint import Endpoint
@@ -193,6 +193,46 @@ async def test_what_does_not_pair_says_why_and_leaves_nothing(
     assert not adapter.device.connections
     with pytest.raises(BleakGATTProtocolError):
         await place.info(adapter)
+
+
+async def test_a_bond_of_the_old_way_serves_after_a_restart_by_the_numbers_that_the_wearable_gave_it(at: At) -> None:
+    """Core 5.4, Vol 3, Part H, 2.4.4.2: by EDIV and Rand, which a wearable gives with its key, it knows which key is
+    meant; LE Secure Connections has zeros there."""
+    place = await at("pairing=legacy; passkey=123456")
+    assert await (await place.host()).pair(place.address, Person()) is True
+    assert await place.info(await place.host())
+    file = place.folder / "keys.json"
+    kept = json.loads(file.read_text())
+    kept["bonds"][place.address]["ltk_central"] |= {"ediv": 0x1234, "rand": "0123456789abcdef"}
+    file.write_text(json.dumps(kept))
+    host = place.simulation.wearables[0].peripheral._bumble.host
+    key_of, asked = host.long_term_key_provider, []
+
+    def note(handle: int, rand: bytes, ediv: int) -> Awaitable[bytes | None]:
+        asked.append((ediv, rand.hex()))
+        return key_of(handle, rand, ediv)
+
+    host.long_term_key_provider = note
+    assert await place.info(await place.host())
+    assert asked == [(0x1234, "0123456789abcdef")]
+
+
+async def test_a_pairing_that_leaves_no_key_makes_no_bond_and_no_damaged_file(at: At) -> None:
+    place = await at("pairing=legacy; passkey=123456")
+    wearable = place.simulation.wearables[0].peripheral._bumble
+    bonding = wearable.pairing_config_factory
+
+    def keeps_nothing(connection: Connection) -> PairingConfig:
+        configuration = bonding(connection)
+        only_its_identity = PairingDelegate.KeyDistribution.DISTRIBUTE_IDENTITY_KEY
+        configuration.delegate.local_responder_key_distribution = only_its_identity
+        return configuration
+
+    wearable.pairing_config_factory = keeps_nothing
+    adapter = await place.host()
+    with pytest.raises(PairingFailed, match="it gives no key by which it would be known again; it is not paired"):
+        await adapter.pair(place.address, Person())
+    assert await (await place.host()).bonded() == {}
 
 
 async def test_the_old_way_of_pairing_is_refused_where_secure_connections_alone_will_do(at: At) -> None:
