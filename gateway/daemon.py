@@ -24,13 +24,14 @@ from gateway.ble.radios import Radios
 from gateway.ble.runner import LinkRunner
 from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
-from gateway.commands import Commands, is_forgotten, listed_of
+from gateway.commands import LINKED, Commands, is_forgotten, listed_of
 from gateway.config import BundleSettings, Config, WearableSettings
 from gateway.errors import GatewayError, InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
 from gateway.link.bonds import FORGOTTEN, may_pair_by_itself
 from gateway.link.rules import State
+from gateway.link.trouble import WHY_MAX, Obstacle, Patience, Trouble
 from gateway.local import LocalServer, SocketRefused
 from gateway.monitoring.drift import Reference
 from gateway.monitoring.gravity import GravityReference
@@ -151,6 +152,7 @@ class Wearable:
         self.refusal: str | None = None
         """Why it is not connected for what is known of its bond."""
         self._records = records
+        self._patience = Patience()
         self._full = asyncio.Event()
         self._pauses: set[str] = set()
         self._paused, self._going, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -285,6 +287,26 @@ class Wearable:
         if fits is None:
             return None
         return f"gravity contradicts its mounting {self.settings.mounting}; {fits} would fit better"
+
+    def tell_trouble(self, now_s: float) -> None:
+        """Publishes what keeps it from being connected, once that has lasted. now_s: of the loop."""
+        trouble, detail = self._trouble(), self.pipeline.stream.detail
+        told = Trouble(Obstacle(detail.trouble), detail.trouble_why or "") if detail.trouble else None
+        if self._patience.is_due(trouble, told, now_s):
+            row = details.trouble(trouble.obstacle, trouble.why) if trouble is not None else details.trouble("", "")
+            self._observe(Kind.DETAIL, row)
+
+    def _trouble(self) -> Trouble | None:
+        """The wearable's address, by which people could be followed, stays here."""
+        if self.runner is None or self.link in LINKED:
+            return None
+        found = Trouble(Obstacle.REFUSED, self.refusal) if self.refusal is not None else self.runner.trouble
+        if found is None:
+            return None
+        why, address = found.why, self.settings.address
+        for written in (address, address.replace(":", "_")):
+            why = why.replace(written, self.settings.id)
+        return Trouble(found.obstacle, " ".join(why.split())[:WHY_MAX])
 
     def status(self) -> dict[str, Any]:
         stream, shown, runner = self.pipeline.stream, self.pipeline.shown, self.runner
@@ -523,6 +545,8 @@ class Daemon:
                 self.writer.trim(now)
             verdict = self._verdict()
             self._tell_unheard()
+            for wearable in self.wearables:
+                wearable.tell_trouble(self.loop.time())
             self._manager.status(str(verdict))
             if watchdog_s is not None:
                 self._manager.watchdog()

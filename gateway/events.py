@@ -186,8 +186,15 @@ class GatewayState(_Model):
     version: str
 
 
+Trouble = Literal["refused", "unpaired", "quarantined", "adapter_away", "adapter_full", "held", "unheard"]
+"""Those of gateway.link.trouble."""
+
+
 class WearableState(_Model):
-    """ring: the wearable's memory for samples that nobody has acknowledged; overwritten: samples, before anybody had.
+    """links: how often it was connected. trouble: what keeps it from being connected, once that has lasted;
+    trouble_why: the same in words.
+
+    ring: the wearable's memory for samples that nobody has acknowledged; overwritten: samples, before anybody had.
     rssi_dbm: of its advertisement before it was connected. samples_lost_by: their reason; samples_lost_estimated:
     those of them whose number nothing but time tells. samples_elsewhere: not lost, another gateway has acknowledged
     them to the wearable. bundle, variant: what answers for it.
@@ -200,6 +207,9 @@ class WearableState(_Model):
 
     of: Literal["wearable"] = "wearable"
     link: Literal["connected", "disconnected"]
+    links: Count = 0
+    trouble: Trouble | None = None
+    trouble_why: str | None = None
     bundle: Digest | None = None
     variant: str | None = None
     manufacturer: str | None = None

@@ -116,6 +116,10 @@ class Radio:
     def available(self) -> bool:
         return self.status in ("ready", "scanning")
 
+    def away(self, _address: str) -> str | None:
+        """In words, where the adapter does not serve."""
+        return None if self.available else self.status
+
     @property
     def trouble(self) -> str | None:
         """What is wrong, where it collects all the same."""

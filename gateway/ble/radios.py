@@ -105,6 +105,11 @@ class Radios:
         name = choose(sightings, {radio.adapter.name: radio.room for radio in radios}, now_s)
         return self._radios[name] if name is not None else None
 
+    def away(self, address: str) -> str | None:
+        """In words, where no adapter that may hold it serves."""
+        said = [radio.away(address) for radio in self._of(address)]
+        return None if None in said else "; ".join(filter(None, said))
+
     def full(self, address: str) -> str | None:
         """In words, where no adapter that may hold it has room."""
         said = [radio.full(address) for radio in self._of(address)]

@@ -25,6 +25,7 @@ from gateway.ble.radios import Radios
 from gateway.link import rules, sharing
 from gateway.link.rules import COLLECTING, LISTENING, LIVE, Link, State, advance
 from gateway.link.sharing import Share, Verdict
+from gateway.link.trouble import Obstacle, Trouble
 from gateway.profiles.conversation import (
     Command,
     Connected,
@@ -62,6 +63,8 @@ STOP_S = 2 * rules.CLOSE_S + LEAVE_S + 1.0
 
 SEATED = frozenset(State) - {State.ABSENT, State.BACKING_OFF, State.QUARANTINED, State.STOPPED}
 """In these it takes one of an adapter's links, or is about to."""
+
+ADAPTER_FULL, HELD = Obstacle.ADAPTER_FULL, Obstacle.HELD
 
 Operation = Subscribe | Read | Write
 
@@ -131,6 +134,9 @@ class LinkRunner:
         self._taking: asyncio.TimerHandle | None = None
         if shared:
             radio.share(self.address)
+        self._heard_s = -math.inf
+        self._elsewhere = False
+        """By another central, as its last advertisement says."""
         self._device: BLEDevice | None = None
         self._client: BleakClient | None = None
         self._talking = False
@@ -173,7 +179,27 @@ class LinkRunner:
         """What keeps it from being connected, as far as waiting will not do; empty where nothing does."""
         if (retry_s := self.retry_s) is not None:
             return f"{self.why}; tried again in {math.ceil(retry_s / 60)} min"
-        return self._radio.full(self.address) or "" if self._link.state is State.ABSENT else ""
+        trouble = self.trouble
+        return trouble.why if trouble is not None and trouble.obstacle in (ADAPTER_FULL, HELD) else ""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps it from being connected now, be it for a moment."""
+        if self._link.state is State.QUARANTINED:
+            wants = self.why == rules.WANTS_PAIRING
+            return Trouble(Obstacle.UNPAIRED if wants else Obstacle.QUARANTINED, self.why)
+        if self._link.state not in LISTENING:
+            return None
+        if (away := self._radio.away(self.address)) is not None:
+            return Trouble(Obstacle.ADAPTER_AWAY, away)
+        if self._link.state is not State.ABSENT:
+            return None
+        if (full := self._radio.full(self.address)) is not None:  # then nobody scans
+            return Trouble(ADAPTER_FULL, full)
+        if asyncio.get_running_loop().time() - self._heard_s > rules.FRESH_S:
+            return Trouble(Obstacle.UNHEARD, "not heard: away, switched off, or connected to something else")
+        held = self._elsewhere and self._share is None  # gateways that share it know of each other
+        return Trouble(HELD, "heard, and connected to something else, as it says") if held else None
 
     @property
     def why(self) -> str:
@@ -289,6 +315,8 @@ class LinkRunner:
         if self._seat is not None and self._sighted(self._seat) is not device:
             return  # heard by another adapter than the one that has it
         self.rssi_dbm = data.rssi
+        self._heard_s = asyncio.get_running_loop().time()
+        self._elsewhere = bool(self._held(data.manufacturer_data))
         if self._calls(data):
             self._answer()
 
@@ -308,7 +336,7 @@ class LinkRunner:
 
     def _calls(self, data: AdvertisementData) -> bool:
         """Whether an advertisement is to be answered with a connection. A wearable that is held takes none."""
-        listening, held = self._link.state in LISTENING, bool(self._held(data.manufacturer_data))
+        listening, held = self._link.state in LISTENING, self._elsewhere
         if self._share is None:
             return listening and not held
         now_s = asyncio.get_running_loop().time()

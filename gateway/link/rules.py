@@ -55,6 +55,8 @@ UNPAIRED_S = 60.0
 """A quarantine because it wants to be paired: whoever pairs with it beside the daemon must not find it connected, and
 does not wait for long afterwards."""
 
+WANTS_PAIRING = "it wants to be paired, which only `gateway pair` may do"
+
 TURN_HELD_S = YIELD_S + DISCOVER_S + PAIR_S + 2 * CLOSE_S
 """So long one wearable keeps the others from connecting, at most. One that never answers keeps them for YIELD_S and
 its closing."""
@@ -409,7 +411,7 @@ def _close(link: Link, event: Event, now_s: float) -> tuple[Link, list[Command]]
         case LetGo(why):
             pass
         case Refused():
-            why, quarantine_s = "it wants to be paired, which only `gateway pair` may do", UNPAIRED_S
+            why, quarantine_s = WANTS_PAIRING, UNPAIRED_S
         case Due():
             why = _overdue(link, now_s)
         case Lost():

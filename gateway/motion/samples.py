@@ -131,7 +131,10 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetail:
-    """What one row of the standard services tells; the rest is None, which means that it tells nothing of that."""
+    """What one row of the standard services tells; the rest is None, which means that it tells nothing of that.
+
+    trouble: by one word, what keeps the wearable from being connected, empty where nothing does; trouble_why: in words.
+    """
 
     manufacturer: str | None = None
     model: str | None = None
@@ -139,6 +142,8 @@ class DeviceDetail:
     firmware: str | None = None
     battery_percent: int | None = None
     rssi_dbm: int | None = None
+    trouble: str | None = None
+    trouble_why: str | None = None
 
 
 Piece = Block | Burst | Lost | SessionHeld | SessionEnded | TimeRead | DeviceStatus

@@ -2,9 +2,12 @@
 
 Device Information (0x180A: manufacturer, model, serial number, firmware revision; all UTF-8) and Battery Service
 (0x180F: level in per cent, u8, notified where the wearable can), as in the Assigned Numbers and the services'
-specifications; and the signal strength before the connection. A wearable may lack all of it.
+specifications; and the signal strength before the connection. A wearable may lack all of it. What keeps a wearable from
+being connected, of which it knows nothing, stands in such rows too.
 
-A DETAIL row is a u16, the characteristic's assigned number (0xFFFF: signal strength, i8, dBm), then its value.
+A DETAIL row is a u16, the characteristic's assigned number, then its value. Two numbers are no characteristic's: 0xFFFF
+is the signal strength (i8, dBm), 0xFFFE what keeps it from being connected (UTF-8: a word, a space, a sentence; empty
+where nothing does any more).
 """
 
 import struct
@@ -33,7 +36,7 @@ def _uuid(number: int) -> str:
 
 SERVICES = (_uuid(0x180A), _uuid(0x180F))
 BATTERY, MODEL, SERIAL, FIRMWARE, MANUFACTURER = 0x2A19, 0x2A24, 0x2A25, 0x2A26, 0x2A29
-SIGNAL = 0xFFFF
+SIGNAL, TROUBLE = 0xFFFF, 0xFFFE
 _NUMBERS = {_uuid(number): number for number in (FIRMWARE, MANUFACTURER, MODEL, SERIAL, BATTERY)}
 _TEXTS = {MODEL: "model", SERIAL: "serial", FIRMWARE: "firmware", MANUFACTURER: "manufacturer"}
 VALUE_BYTES_MAX = 64
@@ -81,6 +84,11 @@ def with_details(conversation: Conversation) -> Conversation:
     return _WithDetails(conversation)
 
 
+def trouble(word: str, why: str) -> bytes:
+    """A DETAIL row of what keeps it from being connected; both empty where nothing does any more."""
+    return _HEAD.pack(TROUBLE) + f"{word} {why}".strip().encode()
+
+
 def decode(payload: bytes) -> list[DeviceDetail]:
     """A DETAIL row; one of a kind that this version does not know tells nothing. Raises FrameError."""
     if len(payload) < _HEAD.size:
@@ -91,6 +99,9 @@ def decode(payload: bytes) -> list[DeviceDetail]:
         shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
         named: dict[str, Any] = {_TEXTS[number]: shown}
         return [DeviceDetail(**named)]
+    if number == TROUBLE:
+        word, _, why = value.decode("utf-8", "replace").partition(" ")
+        return [DeviceDetail(trouble=word, trouble_why=why)]
     if number not in (BATTERY, SIGNAL):
         return []
     if len(value) != 1:

@@ -179,6 +179,9 @@ class EventMaker:
         battery_percent = device.battery_percent if device else None
         data = events.WearableState(
             link="connected" if ready.connected else "disconnected",
+            links=counters.links,
+            trouble=detail.trouble or None,
+            trouble_why=detail.trouble_why or None,
             bundle=self.model.bundle,
             variant=self.model.variant,
             manufacturer=detail.manufacturer,

@@ -48,7 +48,7 @@ from gateway.stream.progress import Progress
 
 SNAPSHOT_VERSION = 4
 """2: samples at other rates than the grid's, and with times. 3: worn or not, gravity against the mounting, the ring.
-4: answers that wait for the others of their event."""
+4: answers that wait for the others of their event; links, and what keeps it from being connected."""
 GRID_RATE_HZ_1 = 50.0
 """Of every stream whose snapshot has version 1."""
 ASIDE_MAX = 128
@@ -142,9 +142,10 @@ class Counters:
 
     samples, lost_samples and elsewhere_samples are the wearable's own, at its rate, where two sensors stream apart
     those of each; every one is counted in exactly one of them. elsewhere: another gateway has them, and their windows.
-    interpolated: rows of windows.
+    interpolated: rows of windows. links: how often it was connected.
     """
 
+    links: int = 0
     samples: int = 0
     windows: int = 0
     interpolated: int = 0
@@ -261,6 +262,9 @@ class Stream:
         self.row = row.row
         if kind in (Kind.DETAIL, Kind.PASSED):
             return before + (self._detail(row) if kind is Kind.DETAIL else []) + self._late_slots()
+        if kind is Kind.CONNECTED:
+            self.counters.links += 1
+            self.detail = replace(self.detail, trouble=None, trouble_why=None)
         rows, self._aside = [*self._aside, row], []
         outputs = before + self._decoded(row, self._pieces(rows))
         self._spare, spare_ns = self._spare_now()
@@ -344,7 +348,8 @@ class Stream:
         return outputs + self._acknowledge(row.row)
 
     def _detail(self, row: JournalRow) -> list[Output]:
-        """What the wearable tells beside its stream; the battery's level, which comes last, tells it on."""
+        """What the wearable tells beside its stream; the battery's level, which comes last, tells it on. So does what
+        keeps it from being connected."""
         try:
             told = details.decode(row.payload)
         except FrameError:
@@ -352,6 +357,8 @@ class Stream:
             return []
         for detail in told:
             self.detail = replace(self.detail, **{k: v for k, v in asdict(detail).items() if v is not None})
+        if any(detail.trouble is not None for detail in told):
+            return self._state(row, connected=False)
         if all(detail.battery_percent is None for detail in told):
             return []
         return self._state(row, connected=True)

@@ -31,6 +31,7 @@ from gateway.daemon import (
     unheard_lines,
 )
 from gateway.errors import InputRejected
+from gateway.link.bonds import Remembered
 from gateway.monitoring.drift import DriftSettings
 from gateway.monitoring.gravity import MountingVerdict
 from gateway.motion.axes import ROTATIONS, axes_text, parse_axes
@@ -252,6 +253,33 @@ async def test_a_transport_that_no_waiting_can_help_ends_the_daemon_in_one_line(
     with pytest.raises(RadioRejected, match="nonsense"):
         async with asyncio.timeout(20):
             await run_daemon(config.model_copy(update={"radio": radio}), clock=Clock())
+
+
+async def test_what_keeps_a_wearable_from_being_connected_is_published(config, monkeypatch):
+    """Nothing listens at its transport. The next start says it no second time, and what is worse at once."""
+    monkeypatch.setattr("gateway.link.trouble.LASTING_S", 0.5)
+    monkeypatch.setattr("gateway.daemon.TICK_S", 0.1)
+
+    async def published(count):
+        with Store.open(config.store, destinations=[config.sync.destination]) as store:
+            daemon = Daemon(config, Clock(), load_bundles(config), store)
+            running = asyncio.create_task(daemon.run(None))
+            async with asyncio.timeout(20):
+                await seconds_until(lambda: daemon.radio.status.startswith("tcp-client"))
+                await seconds_until(lambda: len(store.events().after(0, 10)) == count)
+                await asyncio.sleep(1.0)  # twice what a second telling would take
+                os.kill(os.getpid(), signal.SIGTERM)
+                await running
+            return [events.decode(event.payload).data for event in store.events().after(0, 10)]
+
+    (told,) = await published(1)
+    assert (told.link, told.trouble, told.links) == ("disconnected", "adapter_away", 0)
+    assert told.trouble_why.startswith("tcp-client:127.0.0.1:1: ")
+    assert await published(1) == [told]
+    Records(config.bonds_file).remember("left", ADDRESS, Remembered.FORGOTTEN)
+    _, told = await published(2)
+    assert told.trouble == "refused"
+    assert told.trouble_why == "forgotten, and not connected until `gateway pair left`"
 
 
 async def test_events_that_the_broker_has_refused_are_in_the_status_file_and_degrade(config, tmp_path):

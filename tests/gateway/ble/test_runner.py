@@ -19,6 +19,7 @@ from bumble import ll
 
 from gateway.ble.runner import OPERATIONS_MAX
 from gateway.link import rules
+from gateway.link.trouble import Obstacle, Trouble
 from gateway.profiles.conversation import (
     Command,
     Connected,
@@ -399,6 +400,8 @@ async def test_a_wearable_that_speaks_another_profile_is_named_before_anything_i
     assert wearable.faults == 3 * [("other_profile", f"it has no service {services[0]}")]
     assert script.told == []
     assert re.fullmatch(f"it has no service {services[0]}; tried again in ([5-9]|10) min", wearable.runner.obstacle)
+    assert wearable.runner.trouble == Trouble(Obstacle.QUARANTINED, f"it has no service {services[0]}")
+    assert right.runner.trouble is None
     wearable.runner.release()
     await gateway.until(lambda: len(wearable.faults) == 4)
     assert right.runner.obstacle == ""
@@ -465,6 +468,19 @@ async def test_a_wearable_hears_what_it_is_told_before_its_link_is_ended(air: Ai
     assert wearable.states[-1] == "stopped"
 
 
+async def test_one_that_is_not_heard_and_an_adapter_that_is_away_are_told_apart(air: Air, host: Hosts) -> None:
+    gateway = host(air.transport)
+    wearable = gateway.wearable("C0:FF:EE:00:00:77", Script())
+    assert wearable.runner.trouble == Trouble(Obstacle.ADAPTER_AWAY, "not started")
+    gateway.start()
+    await gateway.until(lambda: gateway.radio.status == "scanning")
+    assert wearable.runner.trouble is not None
+    assert wearable.runner.trouble.obstacle is Obstacle.UNHEARD
+    air.radio.close()
+    await gateway.until(lambda: not gateway.radio.available)
+    assert wearable.runner.trouble == Trouble(Obstacle.ADAPTER_AWAY, gateway.radio.status)
+
+
 async def test_a_wearable_that_is_not_there_can_be_stopped(air: Air, host: Hosts) -> None:
     gateway = host(air.transport)
     wearable = gateway.wearable("C0:00:00:00:00:99", Script())
@@ -492,8 +508,11 @@ async def test_a_wearable_that_says_it_is_held_is_heard_and_left_to_its_holder(a
     await gateway.until(lambda: heard >= 10)
     assert wearable.states == ["absent"]
     assert wearable.runner.rssi_dbm == -50
+    assert wearable.runner.trouble == Trouble(Obstacle.HELD, "heard, and connected to something else, as it says")
+    assert wearable.runner.obstacle == wearable.runner.trouble.why
     says["held"] = False
     await gateway.until(lambda: wearable.runner.state == "configuring")
+    assert wearable.runner.trouble is None
 
 
 async def test_a_wearable_that_may_not_pair_is_left_alone_and_what_is_to_be_done_is_said(air: Air, host: Hosts) -> None:
@@ -508,6 +527,7 @@ async def test_a_wearable_that_may_not_pair_is_left_alone_and_what_is_to_be_done
     await gateway.until(lambda: wearable.runner.state == "quarantined")
     assert wearable.faults == [("unpaired", "it wants to be paired, which only `gateway pair` may do")]
     assert wearable.runner.obstacle.endswith("may do; tried again in 1 min")
+    assert wearable.runner.trouble == Trouble(Obstacle.UNPAIRED, wearable.faults[0][1])
 
 
 async def test_a_wearable_that_pairs_is_configured_once_what_it_protects_is_read(air: Air, host: Hosts) -> None:
@@ -535,6 +555,7 @@ async def test_one_wearable_too_many_waits_for_room_and_ends_nothing(air: Air, h
     running = asyncio.create_task(one_more.runner.run())
     await gateway.until(lambda: one_more.states == ["absent"])
     assert one_more.runner.obstacle == f"{air.transport} holds 2 wearables, 2 is its limit (radio.wearables_max)"
+    assert one_more.runner.trouble == Trouble(Obstacle.ADAPTER_FULL, one_more.runner.obstacle)
     assert [w.runner.adapter for w in (*held, one_more)] == [air.transport, air.transport, None]
     await held[0].runner.stop()
     await gateway.until(lambda: one_more.runner.state == "configuring")

@@ -42,6 +42,12 @@ def test_after_the_streams_own_commands_everything_is_asked_for_and_nothing_is_n
     assert not any(isinstance(c, Write) for c in commands[len(own) :])
 
 
+@pytest.mark.parametrize("why", ["", "not connected within 2 s", "für \u2603 nicht"])
+def test_what_keeps_it_from_being_connected_is_read_back_as_it_was_written(why):
+    assert details.decode(details.trouble("held", why)) == [DeviceDetail(trouble="held", trouble_why=why)]
+    assert details.decode(details.trouble("", "")) == [DeviceDetail(trouble="", trouble_why="")]
+
+
 @pytest.mark.parametrize("rssi_dbm", [None, 127, 200, -200])
 def test_a_signal_strength_that_is_none_is_not_told(rssi_dbm):
     assert observed(talk().handle(Connected(rssi_dbm), 0)) == []

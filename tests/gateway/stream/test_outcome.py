@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from gateway import events
 from gateway.clock import Instant
+from gateway.link.trouble import Obstacle
 from gateway.monitoring.drift import DriftPeriod, DriftSettings
 from gateway.monitoring.features import FEATURES
 from gateway.motion.clockfit import Label
@@ -164,6 +166,19 @@ def test_what_a_wearable_tells_beside_its_stream_is_in_its_state():
     assert (data.manufacturer, data.model, data.firmware) == ("Polar", "Verity Sense", "2.1.0")
     assert (data.battery_percent, data.rssi_dbm) == (64, -58)
     assert (data.samples_lost, data.samples_lost_by, data.samples_lost_estimated) == (7, {"radio": 7}, 3)
+
+
+def test_what_keeps_a_wearable_from_being_connected_is_in_its_state_and_nothing_where_nothing_does():
+    detail = DeviceDetail(trouble="adapter_away", trouble_why="hci0: no Bluetooth adapter")
+    told = json.loads(maker().state(StateReady(5, False, None, detail, TRUSTED), Counters(links=3)).payload)["data"]
+    assert (told["link"], told["links"]) == ("disconnected", 3)
+    assert (told["trouble"], told["trouble_why"]) == ("adapter_away", "hci0: no Bluetooth adapter")
+    over = StateReady(6, False, None, DeviceDetail(trouble="", trouble_why=""), TRUSTED)
+    assert not {"trouble", "trouble_why"} & json.loads(maker().state(over, Counters()).payload)["data"].keys()
+
+
+def test_the_troubles_of_the_contract_are_those_that_are_found():
+    assert set(get_args(events.Trouble)) == set(Obstacle)
 
 
 def test_what_is_not_known_of_a_wearables_condition_is_left_out_and_the_rest_told():

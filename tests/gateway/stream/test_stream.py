@@ -11,6 +11,7 @@ from gateway.monitoring.drift import DriftSettings
 from gateway.motion.axes import parse_axes
 from gateway.motion.samples import DeviceDetail
 from gateway.motion.windows import WindowShape
+from gateway.profiles import details
 from gateway.profiles.conversation import Kind
 from gateway.profiles.reference import ReferenceDecoder
 from gateway.store.rows import JournalRow
@@ -244,6 +245,25 @@ def test_details_are_told_on_with_the_batterys_level_and_survive_a_restart():
     again.restore(2, made.snapshot())
     (told,) = again.advance(JournalRow(3, "left", Kind.DETAIL, struct.pack("<HB", 0x2A19, 70), told.at))
     assert told.detail == DeviceDetail(model="BWT901", battery_percent=70)
+
+
+def test_what_keeps_it_from_being_connected_is_told_until_it_connects_and_survives_a_restart():
+    made = stream()
+    journal = Journal(made)
+    journal(Kind.CONNECTED)
+    (told,) = journal(Kind.DETAIL, details.trouble("refused", "it does not know its bond"))
+    detail = DeviceDetail(trouble="refused", trouble_why="it does not know its bond")
+    assert told == StateReady(2, False, None, detail, told.at)
+    again = stream()
+    again.restore(2, made.snapshot())
+    assert (again.detail, again.counters.links) == (told.detail, 1)
+    journal = Journal(again)
+    journal.row = 2
+    (told,) = journal(Kind.DETAIL, details.trouble("", ""))
+    assert (told.connected, told.detail.trouble, told.detail.trouble_why) == (False, "", "")
+    journal(Kind.DETAIL, details.trouble("quarantined", "not connected within 2 s"))
+    journal(Kind.CONNECTED)
+    assert (again.detail, again.counters.links) == (DeviceDetail(), 2)
 
 
 def test_a_malformed_detail_is_counted():
