@@ -23,6 +23,7 @@ COMMANDS = {
     "forget": "forget the pairing with a wearable",
     "wearables": "list the configured wearables, and which of them are paired, connected or refused",
     "retry": "have the daemon try a wearable now that it tries seldom",
+    "events": "list what the event log holds: predictions, drift, states, by wearable, kind and time",
     "connparams": "have the kernel connect to the configured wearables with the parameters that they need",
     "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",
