@@ -257,10 +257,16 @@ def read_journal(database: sqlite3.Connection, sessions: dict[tuple[str, int], s
     return {key: samples_covered(parts) for key, parts in spans.items()}
 
 
+def _numbers_of(beyond: str) -> set[int]:
+    """Of events: "5 8-12"."""
+    ranges = [part.split("-") for part in beyond.split()]
+    return {seq for ends in ranges for seq in range(int(ends[0]), int(ends[-1]) + 1)}
+
+
 def read_committed(database: sqlite3.Connection) -> tuple[Committed, ...]:
     """The event log; acknowledged is what every destination's cursor has passed, but for what it refused."""
     cursors = database.execute("SELECT position, beyond FROM cursor").fetchall()
-    passed = [(position, {int(seq) for seq in beyond.split()}) for position, beyond in cursors]
+    passed = [(position, _numbers_of(beyond)) for position, beyond in cursors]
     refused = {seq for (seq,) in database.execute("SELECT seq FROM parked")}
     rows = []
     for seq, kind, wearable, source, event_id, payload in database.execute(

@@ -135,7 +135,7 @@ class Archive:
     def destinations(self) -> dict[str, Cursor]:
         """How far each has acknowledged."""
         rows = self._all("SELECT destination, position, beyond FROM cursor ORDER BY destination")
-        return {name: Cursor(name, position, frozenset(map(int, beyond.split()))) for name, position, beyond in rows}
+        return {name: Cursor.of(name, position, beyond) for name, position, beyond in rows}
 
     def waiting(self, destination: str) -> tuple[int, int]:
         """Events that it has not acknowledged, and of them those that it has refused."""
@@ -144,7 +144,7 @@ class Archive:
         ((refused,),) = self._all(
             "SELECT count(*) FROM parked JOIN event USING (seq) WHERE destination = ?", destination
         )
-        return behind - len(cursor.beyond) + refused, refused
+        return behind - cursor.beyond_count + refused, refused
 
     def last_seq(self) -> int:
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")

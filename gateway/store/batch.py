@@ -109,7 +109,7 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Writte
         )
         connection.executemany(
             "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
-            ((c.destination, c.position, " ".join(map(str, sorted(c.beyond)))) for c in batch.cursors.values()),
+            ((c.destination, c.position, c.beyond_text()) for c in batch.cursors.values()),
         )
         for destination, kept in batch.checkpoints.items():
             connection.execute("DELETE FROM checkpoint WHERE destination = ?", (destination,))

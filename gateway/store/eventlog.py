@@ -37,6 +37,26 @@ class EventLog:
             found += [_event(row) for row in self._all(f"SELECT {_COLUMNS} WHERE e.seq = ?", seq)]
         return found
 
+    def between(
+        self, seq: int, rows: int, since_ns: int, until_ns: int, wearable: str | None = None
+    ) -> tuple[list[LoggedEvent], int]:
+        """Of the next `rows` numbers behind seq the events that were made from since_ns to until_ns (exclusive; UTC as
+        the clock said then), of this wearable or of all; and how far that has gone."""
+        found = self._all(
+            f"SELECT {_COLUMNS} WHERE e.seq > ?1 AND e.seq <= ?1 + ?2 AND e.created_ns >= ?3 AND e.created_ns < ?4 "
+            "AND (?5 IS NULL OR e.wearable = ?5) ORDER BY e.seq",
+            *(seq, rows, since_ns, until_ns, wearable),
+        )
+        return [_event(row) for row in found], seq + rows
+
+    def first_seq(self) -> int:
+        """Of what is still there; one past the highest ever given where nothing is."""
+        return int(self._all("SELECT coalesce(min(seq), ?) FROM event", self.last_seq() + 1)[0][0])
+
+    def latest_retained(self, seq: int) -> dict[str, int]:
+        """By topic the highest number behind seq of a retained event. Reads all of them."""
+        return dict(self._all("SELECT topic, max(seq) FROM event WHERE seq > ? AND retain GROUP BY topic", seq))
+
     def last_seq(self) -> int:
         """The highest number ever given; 0 before the first."""
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
@@ -82,7 +102,7 @@ class EventLog:
 def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) -> Cursor | None:
     with errors_in_words(path):
         row = connection.execute("SELECT position, beyond FROM cursor WHERE destination = ?", (destination,)).fetchone()
-        return row and Cursor(destination, int(row[0]), frozenset(int(seq) for seq in row[1].split()))
+        return row and Cursor.of(destination, int(row[0]), row[1])
 
 
 def _event(row: Any) -> LoggedEvent:

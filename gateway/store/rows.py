@@ -64,11 +64,26 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a destination has acknowledged the event log: all up to `position`, and the few in `beyond`."""
+    """How far a destination has acknowledged the event log: all up to `position`, and the ranges (first and last) of
+    `beyond`, which are in order and do not touch."""
 
     destination: str
     position: int
-    beyond: frozenset[int] = frozenset()
+    beyond: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def beyond_count(self) -> int:
+        return sum(last - first + 1 for first, last in self.beyond)
+
+    def beyond_text(self) -> str:
+        """As it is stored: "5 8-12"; numbers alone are how it once was."""
+        return " ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in self.beyond)
+
+    @classmethod
+    def of(cls, destination: str, position: int, beyond: str) -> "Cursor":
+        """Raises ValueError where `beyond` is no such text."""
+        ranges = [tuple(map(int, part.split("-"))) for part in beyond.split()]
+        return cls(destination, position, tuple((first, last) for first, *_, last in ((*r, r[-1]) for r in ranges)))
 
 
 @dataclass(frozen=True, slots=True)

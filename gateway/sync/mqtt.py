@@ -27,6 +27,8 @@ from gateway.sync.settings import SyncSettings, TlsSettings
 
 Version = Literal["5", "3.1.1"]
 
+REPLAYED = ("replayed", "true")
+"""A user property of what is sent behind newer events, or again because somebody asked for it."""
 CLOSE_WITHIN_S = 2.0
 """For DISCONNECT to leave; a broker that reads nothing is left without it."""
 TCP_TIMEOUT_S = 5.0
@@ -124,12 +126,14 @@ class PahoConnection:
             self.abort()
             raise
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
+    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
         properties = None
         if self._version == "5":
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ContentType = CONTENT_TYPE
             properties.PayloadFormatIndicator = 1
+            if replayed:
+                properties.UserProperty = REPLAYED
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
     async def close(self) -> None:

@@ -1,8 +1,8 @@
-"""From the event log to the broker, in order, at least once; only a successful PUBACK moves the cursor.
+"""From the event log to the broker, at least once, new events first; only a successful PUBACK moves the cursor.
 
-The log is the queue: in memory are only the events on their way and a bounded number read ahead. What was on its way
-when a connection ended is sent again on the next. The cursor is written by the store's writer with its next commit, so
-a crash repeats some events on the wire and never leaves one out.
+The log is the queue: in memory are only the events on their way and a bounded number read ahead. In which order they go
+gateway/sync/lanes.py says. What was on its way when a connection ended is sent again on the next. The cursor is written
+by the store's writer with its next commit, so a crash repeats some events on the wire and never leaves one out.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import heapq
 import logging
 import random
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,16 +24,17 @@ from gateway.store.rows import Checkpoint, Cursor, LoggedEvent, Parked
 from gateway.sync.checkpoints import Checkpoints
 from gateway.sync.cursor import CursorState
 from gateway.sync.flight import PACKET_TOO_LARGE, Flight, Verdict
+from gateway.sync.lanes import Pace, is_backlog, replay_room
 from gateway.sync.mqtt import PahoBroker, max_payload_bytes
+from gateway.sync.replay import READ_AHEAD, Request
 from gateway.sync.session import Broker, Connection, Presence
 from gateway.sync.settings import SyncSettings
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD = 100
-"""Events read from the log at a time; a drift event is the largest, about 50 kB."""
 BEYOND_MAX = 1000
-"""One event without an answer holds up all that lie so far behind it: the cursor stays small."""
+"""One event without an answer holds up all that would be sent so long after it: a broker that answers nothing else any
+more is left then."""
 PARKED_AGAIN = 100
 """Refused events that are tried once more at a time: at the first connection, then on while the broker takes some."""
 PARKED_MIN_S, PARKED_MAX_S = 60.0, 3600.0
@@ -82,6 +83,8 @@ class Publisher:
         self._broker = broker or PahoBroker(settings, settings.client_id or f"fidget-{gateway_id}")
         self._rng = rng or random.Random()
         self._log: EventLog = store.events()
+        self._old_log: EventLog = store.events()
+        """For what goes behind new events, so that these wait for none of its reads."""
         self._start = store.start
         known = store.cursor(settings.destination)
         self._cursor = CursorState.of(settings.destination, known)
@@ -93,7 +96,16 @@ class Publisher:
         self._flight = Flight()
         self._ahead: deque[LoggedEvent] = deque()
         self._read_to = 0
+        self._backlog: deque[LoggedEvent] = deque()
+        self._backlog_to = self._backlog_end = 0
+        """Of the backlog what has been read, and where it ends; all beyond is new."""
+        self._requests: list[Request] = []
+        self._reading: asyncio.Task[None] | None = None
+        self._turn = 0
+        self._pace = Pace(settings.replay_messages_s, settings.replay_bytes_s)
         self._highest_sent = 0
+        self._sends: dict[int, int] = {}
+        """By token of what is on its way, the how manieth sent."""
         self._parked = set(self._log.parked(settings.destination))
         self.refusal = self._log.refusal(settings.destination)
         """What the broker said to the last event that it refused."""
@@ -104,6 +116,8 @@ class Publisher:
         self._retry_due_s, self._retry_pause_s = 0.0, PARKED_MIN_S
         self._retained: dict[str, int] = {}
         """By topic, the latest event sent retained: a broker keeps the last that it gets, whatever its age."""
+        self._retained_known = True
+        """Whether it says so of all that lies behind the cursor."""
         self._presence_tokens: set[int] = set()
         self._cursor_moved = False
         self._failures = 0
@@ -128,8 +142,7 @@ class Publisher:
     @property
     def acknowledged(self) -> int:
         """Events of the log that it has, since the store began."""
-        passed = self._cursor.position + len(self._cursor.beyond)
-        return passed - sum(map(self._cursor.has, self._parked))
+        return self._cursor.acknowledged - sum(map(self._cursor.has, self._parked))
 
     @property
     def refused(self) -> int:
@@ -147,6 +160,18 @@ class Publisher:
         """The log holds all events up to this one."""
         self._last_seq = max(self._last_seq, last_seq)
         self._changed.set()
+
+    def replay(self, since_ns: int, until_ns: int, wearable: str | None = None) -> Request:
+        """Sends again what the log holds of this time, until it is over or cancelled; behind new events."""
+        request = Request(since_ns, until_ns, wearable, self._last_seq)
+        self._requests.append(request)
+        self._changed.set()
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Sends no more of it."""
+        if request in self._requests:
+            self._requests.remove(request)
 
     async def stop(self, timeout_s: float) -> None:
         """Waits for the answers to what is on its way, says offline and disconnects; within timeout_s or without."""
@@ -169,7 +194,9 @@ class Publisher:
             self._state = "stopped"
             with suppress(GatewayError):  # a store that has ended: what was acknowledged since is sent again
                 self._save_cursor()
+            await self._end_reading()
             self._log.close()
+            self._old_log.close()
 
     # A connection.
 
@@ -215,6 +242,7 @@ class Publisher:
             else:
                 await self._retry_refused()
                 await self._read_ahead()
+                self._read_behind()
                 self._send(connection)
             self._save_cursor()
             await self._wait_for_change()
@@ -232,13 +260,29 @@ class Publisher:
             self.counters.rewound += 1
         self._had_session = True
         self._flight.connected(min(self._settings.window, accepted.in_flight_max))
-        self._ahead.clear()
-        self._read_to = self._cursor.position
+        await self._begin_lanes()
         self._heard_s = self._now_s()
         for seq in list(self._retrying):  # of the last connection
             self._retried(seq, taken=False)
         if self.counters.connections > 1:
             self._retry_due_s = min(self._retry_due_s, self._now_s() + PARKED_MIN_S)
+
+    async def _begin_lanes(self) -> None:
+        await self._end_reading()
+        self._ahead.clear()
+        self._backlog.clear()
+        self._sends.clear()
+        cursor = self._cursor
+        self._backlog_to = cursor.position
+        self._backlog_end = self._last_seq if self._is_backlog(self.waiting) else cursor.position
+        self._read_to = self._backlog_end
+        for request in self._requests:
+            request.begin_again()
+        self._retained_known = not cursor.beyond and self._backlog_end == cursor.position
+        if self._backlog_end > cursor.position:
+            log.info("%d events wait; what comes from now on goes before them", self.waiting)
+        elif not self._retained_known:
+            await self._learn_retained()
 
     async def _say_farewell(self, connection: Connection, presence: Presence) -> None:
         """The offline state is ours to publish: a clean DISCONNECT makes the broker drop the last will."""
@@ -275,30 +319,97 @@ class Publisher:
         if self._ahead or self._read_to >= self._last_seq:
             return
         last_seq = self._last_seq  # as of now: all of these are there to be read
+        if self._is_backlog(last_seq - self._read_to):
+            if self._backlog_to >= self._backlog_end:
+                self._backlog_to = self._read_to
+            self._backlog_end = self._read_to = last_seq
+            return
         found = await asyncio.to_thread(self._log.after, self._read_to, READ_AHEAD)
-        expected = self._read_to + 1
+        self._read_to = self._take_up(found, self._read_to, last_seq, self._ahead, frozenset())
+
+    def _take_up(
+        self,
+        found: Sequence[LoggedEvent],
+        read_to: int,
+        end: int,
+        lane: deque[LoggedEvent],
+        afloat: Collection[int],
+    ) -> int:
+        """Puts what was read behind read_to on its lane; afloat: what is on one already. How far that goes."""
+        expected = read_to + 1
         for event in found:
+            if event.seq > end:
+                break
             if event.seq > expected:
-                self._cursor.absent(expected, event.seq)
-                self._cursor_moved = True
+                self._absent(expected, event.seq)
             if event.seq in self._parked:
                 self._acknowledge(event.seq)
-            elif not self._cursor.has(event.seq):
-                self._ahead.append(event)
+            elif not self._cursor.has(event.seq) and event.seq not in afloat:
+                lane.append(event)
             expected = event.seq + 1
-        if len(found) < READ_AHEAD and expected <= last_seq:
-            self._cursor.absent(expected, last_seq + 1)
-            self._cursor_moved = True
-            expected = last_seq + 1
-        self._read_to = expected - 1
+        if expected <= end and (len(found) < READ_AHEAD or found[-1].seq > end):
+            self._absent(expected, end + 1)
+            expected = end + 1
+        return expected - 1
+
+    def _is_backlog(self, waiting: int) -> bool:
+        pace = self._pace
+        return is_backlog(waiting, len(self._cursor.beyond), pace.messages_s, pace.bytes_s)
+
+    def _absent(self, first: int, end: int) -> None:
+        self._cursor.absent(first, end)
+        self._cursor_moved = True
+
+    def _read_behind(self) -> None:
+        """Begins to read more of what goes behind new events, which never wait for it."""
+        if self._reading is not None:
+            if not self._reading.done():
+                return
+            reading, self._reading = self._reading, None
+            reading.result()  # raises what went wrong
+        if len(self._backlog) < READ_AHEAD and self._backlog_to < self._backlog_end:
+            self._read(self._read_backlog())
+            return
+        for request in self._requests:
+            if len(request.ahead) < READ_AHEAD and (read := request.read(self._old_log)) is not None:
+                self._read(self._read_request(request, read))
+                return
+
+    def _read(self, work: Coroutine[Any, Any, None]) -> None:
+        self._reading = asyncio.ensure_future(work)
+        self._reading.add_done_callback(lambda _: self._changed.set())
+
+    async def _read_backlog(self) -> None:
+        if not self._retained_known:
+            await self._learn_retained()
+            missing = [seq for seq in self._retained.values() if not self._cursor.has(seq) and seq <= self._backlog_end]
+            self._ahead.extendleft(await asyncio.to_thread(self._old_log.of, missing))
+        read_to, end = self._cursor.open_from(self._backlog_to + 1) - 1, self._backlog_end
+        found = await asyncio.to_thread(self._old_log.after, read_to, READ_AHEAD) if read_to < end else []
+        flight = self._flight
+        afloat = {event.seq for lane in (flight.under_way.values(), flight.again, self._ahead) for event in lane}
+        self._backlog_to = self._take_up(found, read_to, end, self._backlog, afloat) if read_to < end else end
+
+    async def _read_request(self, request: Request, read: Callable[[], list[LoggedEvent]]) -> None:
+        request.take(await asyncio.to_thread(read))
+        request.settle()
+
+    async def _end_reading(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _learn_retained(self) -> None:
+        """The latest states by topic: what is sent behind them shall not replace them."""
+        latest = await asyncio.to_thread(self._old_log.latest_retained, self._cursor.position)
+        for topic, seq in latest.items():
+            self._retained[topic] = max(seq, self._retained.get(topic, 0))
+        self._retained_known = True
 
     def _send(self, connection: Connection) -> None:
         room = self._flight.room(self._now_s()) - len(self._presence_tokens)
-        while room > 0 and (self._flight.again or self._ahead):
-            queue = self._flight.again or self._ahead
-            if queue is self._ahead and queue[0].seq > self._cursor.position + BEYOND_MAX:
-                break
-            event = queue.popleft()
+        window = room + len(self._flight.under_way)
+        while room > 0 and not self._stuck() and (event := self._next(replay_room(room, window))) is not None:
             limit = max_payload_bytes(connection.accepted.packet_bytes_max, event.topic)
             if limit is not None and len(event.payload) > limit:
                 self._set_aside(event, f"larger than the broker takes ({len(event.payload)} bytes)", PACKET_TOO_LARGE)
@@ -308,13 +419,43 @@ class Publisher:
             retain = event.retain and event.seq >= self._retained.get(event.topic, 0)
             if retain:
                 self._retained[event.topic] = event.seq
-            self._flight.sent(connection.publish(event.topic, event.payload, retain=retain), event)
+            replayed = event.seq <= self._backlog_end or any(event.seq in r.under_way for r in self._requests)
+            token = connection.publish(event.topic, event.payload, retain=retain, replayed=replayed)
+            self._flight.sent(token, event)
+            self._sends[token] = self.counters.sent
             room -= 1
             self.counters.sent += 1
             self.counters.sent_again += event.seq <= self._highest_sent
             self._highest_sent = max(self._highest_sent, event.seq)
         if room > 0 and not self._ahead and self._read_to < self._last_seq:
             self._changed.set()  # there is more to read
+
+    def _stuck(self) -> bool:
+        """Whether an event has had no answer for too long, in events sent since."""
+        oldest = next(iter(self._sends.values()), self.counters.sent)
+        return self.counters.sent - oldest >= BEYOND_MAX
+
+    def _next(self, room: int) -> LoggedEvent | None:
+        """What goes next; room: in the flight window for what is not new."""
+        queue = self._flight.again or self._ahead
+        if queue:
+            return queue.popleft()
+        if room <= 0 or self._pace.due_s() > self._now_s():
+            return None
+        behind = [request for request in self._requests if request.ahead]
+        if self._backlog and (not behind or self._turn % 2):
+            event = self._backlog.popleft()
+        elif behind:
+            request = behind[self._turn // 2 % len(behind)]
+            event = request.ahead.popleft()
+            request.sent(event)
+        else:
+            return None
+        self._turn += 1
+        self._pace.spent(self._now_s(), len(event.payload))
+        if not self._backlog or not all(request.ahead for request in behind):
+            self._changed.set()  # there may be more to read
+        return event
 
     def answered(self, token: int, code: int, words: str) -> None:
         """A PUBACK."""
@@ -324,6 +465,7 @@ class Publisher:
             self._presence_tokens.discard(token)
             self._failures = 0
             return
+        self._sends.pop(token, None)
         answer = self._flight.answered(token, code, self._now_s())
         if answer is None:
             return
@@ -335,6 +477,7 @@ class Publisher:
                 if event.seq in self._parked:
                     self._take_back(event.seq)
                 self._retried(event.seq, taken=True)
+                self._tell_requests(event.seq, taken=True)
             case Verdict.REFUSED:
                 self._set_aside(event, words, code)
             case Verdict.SLOW_DOWN | Verdict.AGAIN:
@@ -361,6 +504,11 @@ class Publisher:
             self._writer.park(Parked(self._settings.destination, event.seq, words))
         self._acknowledge(event.seq)
         self._retried(event.seq, taken=False)
+        self._tell_requests(event.seq, taken=False)
+
+    def _tell_requests(self, seq: int, *, taken: bool) -> None:
+        for request in self._requests:
+            request.answered(seq, taken=taken)
 
     def _take_back(self, seq: int) -> None:
         """It is refused no longer."""
@@ -396,6 +544,8 @@ class Publisher:
             dues.append(self._heard_s + self._settings.ack_timeout_s)
         if self._flight.not_before_s > now_s:
             dues.append(self._flight.not_before_s)
+        if (self._backlog or any(request.ahead for request in self._requests)) and self._pace.due_s() > now_s:
+            dues.append(self._pace.due_s())
         if self._parked and not self._retrying and not self._stopping.is_set():
             dues.append(self._retry_due_s)
         try:

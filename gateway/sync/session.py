@@ -37,8 +37,11 @@ class Connection(Protocol):
     @property
     def accepted(self) -> Accepted: ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Sends with QoS 1, now, and returns the token that its answer will have. Never blocks."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
+        """Sends with QoS 1, now, and returns the token that its answer will have. Never blocks.
+
+        replayed: newer events may have gone before it, which MQTT 5 lets us say.
+        """
 
     async def close(self) -> None:
         """DISCONNECT, after which the broker drops the last will. Bounded in time; the listener hears nothing more."""

@@ -50,6 +50,11 @@ class SyncSettings(BaseModel):
     """Names the cursor in the store: another name begins at the oldest event."""
     window: int = Field(100, ge=1, le=1000)
     """Events on their way without an answer; the broker's receive maximum may bound it further."""
+    replay_messages_s: float | None = Field(None, gt=0)
+    """Of what an outage has left, and of what `gateway replay` sends again, at most so many a second: new events go
+    before them, and a broker that limits a connection has room for both."""
+    replay_bytes_s: float | None = Field(None, gt=0)
+    """Of their payloads."""
     connect_timeout_s: float = Field(15.0, gt=0, le=300)
     ack_timeout_s: float = Field(60.0, ge=5)
     """A broker that answers nothing for so long while something is on its way is left and connected to anew."""

@@ -171,7 +171,7 @@ def test_a_database_of_each_version_opens_with_all_that_was_in_it(settings: Stor
         (row,) = store.journal_after("left", 1)
         assert (row.row, row.kind, row.payload) == (2, "frame", bytes.fromhex("0102"))
         assert (row.at.boot_id, row.at.mono_ns, row.at.utc_ns, row.at.utc_synced) == ("boot-a", 20, 30, True)
-        assert store.cursor("broker") == Cursor("broker", 1, frozenset({3}))
+        assert store.cursor("broker") == Cursor("broker", 1, ((3, 3),))
         log = store.events()
         assert [(e.seq, e.id, e.payload, e.retain) for e in log.after(0, 9)] == [(1, "e1", b"{}", False)]
         assert (log.parked("broker", 9), log.last_seq()) == ([1], 1)

@@ -59,7 +59,7 @@ def test_a_pass_is_bounded_and_the_next_goes_on(store: Store) -> None:
 
 def test_events_go_a_retention_after_every_destination_has_acknowledged_them(store: Store) -> None:
     events = [event(number) for number in range(1, 11)]
-    fill(store, Batch(events=events, cursors={"a": Cursor("a", 6), "b": Cursor("b", 4, frozenset({6, 7}))}))
+    fill(store, Batch(events=events, cursors={"a": Cursor("a", 6), "b": Cursor("b", 4, ((6, 7),))}))
     trimmer, began = Trimmer(store.settings), 1000.0
     assert trimmer.trim(store.connection, at(began)) == 0  # acknowledged, as far as anybody knows, only now
     fill(store, Batch(cursors={"b": Cursor("b", 10), "a": Cursor("a", 10)}))

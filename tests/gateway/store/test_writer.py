@@ -115,12 +115,12 @@ async def test_the_same_id_of_another_source_is_another_event(opened: Opened) ->
 
 async def test_the_newest_cursor_and_parking_are_kept(opened: Opened) -> None:
     for position in range(5):
-        opened.writer.cursor(Cursor("broker", position, frozenset({position + 2, position + 9})))
+        opened.writer.cursor(Cursor("broker", position, ((position + 2, position + 2), (position + 9, position + 9))))
     opened.writer.park(Parked("broker", 3, "Not authorized"))
     opened.writer.park(Parked("broker", 4, "Not authorized"))
     opened.writer.park(Parked("broker", 3, None))
     await opened.writer.flush()
-    assert opened.store.cursor("broker") == Cursor("broker", 4, frozenset({6, 13}))
+    assert opened.store.cursor("broker") == Cursor("broker", 4, ((6, 6), (13, 13)))
     assert opened.store.cursor("another") is None
     log = opened.store.events()
     assert (log.parked("broker"), log.refusal("broker"), log.parked("another")) == ([4], "Not authorized", [])

@@ -1,5 +1,6 @@
 """The cursor against a set of acknowledged numbers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,20 +34,43 @@ def test_whatever_is_acknowledged_in_whatever_order_the_cursor_says_exactly_that
             known = {n for n in known if n <= seq}
             state.rewind(seq)
         else:
-            state = CursorState.of("broker", state.cursor())
+            cursor = state.cursor()
+            state = CursorState.of("broker", Cursor.of("broker", cursor.position, cursor.beyond_text()))
         assert {n for n in range(1, 40) if state.has(n)} == known
         assert state.position + 1 not in known
-        assert all(n > state.position + 1 for n in state.beyond)
+        for n in range(1, 40):
+            assert state.open_from(n) == next(m for m in range(n, 80) if m not in known)
+        assert all(
+            first > before + 1
+            for before, (first, _) in zip([state.position, *[e for _, e in state.beyond]], state.beyond, strict=False)
+        )
+        assert state.acknowledged == len(known)
         assert state.waiting(40) == 40 - len(known)
 
 
-def test_the_cursor_that_is_stored_has_position_and_what_lies_beyond() -> None:
+def test_the_cursor_that_is_stored_has_position_and_the_ranges_beyond() -> None:
     state = CursorState("broker")
-    for seq in (1, 2, 4, 7):
+    for seq in (1, 2, 4, 5, 6, 8):
         state.acknowledge(seq)
-    assert state.cursor() == Cursor("broker", 2, frozenset({4, 7}))
+    assert state.cursor() == Cursor("broker", 2, ((4, 6), (8, 8)))
+    assert state.cursor().beyond_text() == "4-6 8"
     state.acknowledge(3)
-    assert state.cursor() == Cursor("broker", 4, frozenset({7}))
+    assert state.cursor() == Cursor("broker", 6, ((8, 8),))
+
+
+def test_what_an_earlier_version_stored_is_numbers_alone() -> None:
+    assert CursorState.of("broker", Cursor.of("broker", 2, "4 5 6 8")).cursor() == Cursor("broker", 2, ((4, 6), (8, 8)))
+    with pytest.raises(ValueError, match="invalid literal"):
+        Cursor.of("broker", 2, "4 five")
+
+
+def test_many_acknowledged_out_of_order_are_stored_in_a_few_bytes() -> None:
+    state = CursorState("broker", 10)
+    for seq in range(100_000, 150_000):
+        state.acknowledge(seq)
+    for seq in range(12, 50_000):
+        state.acknowledge(seq)
+    assert state.cursor().beyond_text() == "12-49999 100000-149999"
 
 
 def test_a_destination_without_a_cursor_has_acknowledged_nothing() -> None:
