@@ -1,7 +1,7 @@
 """What the local socket's requests do in the running daemon, which alone owns the radio (docs/local-socket.md)."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from gateway.ble.bonds import Listed, Records
 from gateway.ble.nearby import Nearby
 from gateway.ble.radios import Radios
 from gateway.config import Config, WearableSettings
+from gateway.control.rescored import Rescored
 from gateway.errors import GatewayError, InputRejected
 from gateway.link.bonds import Remembered
 from gateway.local import Operation, Talk
@@ -63,8 +64,10 @@ class Commands:
         records: Records,
         wearables: Sequence[Managed],
         status: Callable[[], Mapping[str, Any]],
+        append: Callable[[Sequence[Rescored]], Awaitable[int]],
     ) -> None:
         self._config, self._radios, self._records, self._status = config, radios, records, status
+        self._append_to_log = append
         self._wearables = {wearable.settings.id: wearable for wearable in wearables}
         self._pairing = asyncio.Lock()
 
@@ -76,6 +79,7 @@ class Commands:
             "pair": self._pair,
             "forget": self._forget,
             "retry": self._retry,
+            "append": self._append,
         }
 
     def _named(self, request: Mapping[str, Any]) -> Managed:
@@ -167,6 +171,12 @@ class Commands:
             finally:
                 wearable.bond_changed()
         return {"known": known}
+
+    async def _append(self, request: Mapping[str, Any], _talk: Talk) -> Mapping[str, Any]:
+        match request.get("events"):
+            case [*given] if all(isinstance(one, Mapping) for one in given):
+                return {"appended": await self._append_to_log([Rescored.of(one) for one in given])}
+        raise InputRejected("events: expected a list of objects")
 
     async def _retry(self, request: Mapping[str, Any], _talk: Talk) -> Mapping[str, Any]:
         wanted = [self._named(request)] if request.get("wearable") is not None else list(self._wearables.values())

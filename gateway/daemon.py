@@ -26,6 +26,7 @@ from gateway.bundle import Bundle, load_bundle
 from gateway.clock import Clock, Instant
 from gateway.commands import LINKED, Commands, is_forgotten, listed_of
 from gateway.config import BundleSettings, Config, WearableSettings
+from gateway.control.rescored import Rescored, acceptable
 from gateway.errors import GatewayError, InputRejected
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
@@ -43,6 +44,7 @@ from gateway.pipeline import Infer, Pipeline
 from gateway.profiles import details, profile_of, speaks
 from gateway.profiles.conversation import Kind, TellsWithoutService, held_of
 from gateway.store import Committed, Committer, Store, Writer
+from gateway.store.batch import ROW_OVERHEAD_BYTES
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
 from gateway.stream.arrival import ArrivalRate
@@ -116,7 +118,15 @@ def load_variant(bundle: Bundle, name: str) -> Loaded:
     columns = columns_of(manifest.channels, manifest.units, where=f"bundle {bundle.path}")
     predictor = load_predictor(bundle, name)
     self_test(predictor, bundle, name)
-    model = Model(
+    features = manifest.drift_reference or {}
+    reference = {name: Reference.of(feature.model_dump()) for name, feature in features.items()}
+    return Loaded(bundle, predictor, model_of(bundle, name), columns, reference, GravityReference.of(features))
+
+
+def model_of(bundle: Bundle, name: str) -> Model:
+    """name: of its variant."""
+    manifest = bundle.manifest
+    return Model(
         bundle=bundle.digest,
         variant=name,
         labels=manifest.labels,
@@ -125,9 +135,6 @@ def load_variant(bundle: Bundle, name: str) -> Loaded:
         rate_hz=manifest.rate_hz,
         wrist=manifest.wrist,
     )
-    features = manifest.drift_reference or {}
-    reference = {name: Reference.of(feature.model_dump()) for name, feature in features.items()}
-    return Loaded(bundle, predictor, model, columns, reference, GravityReference.of(features))
 
 
 class Wearable:
@@ -359,14 +366,42 @@ def open_pipeline(
 
     Raises SnapshotTooNew.
     """
-    profile, model = profile_of(settings.profile), loaded.model
+    model = loaded.model
     record = store.stream(settings.id)
     snapshot = record.snapshot if record else b""
     if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
         raise SnapshotTooNew(settings.id, record.snapshot_version)
     progress = Progress.decode(record.progress if record else b"")
-    stream = Stream(
-        decoder=profile.decoder(decoder_state(snapshot) if snapshot else None),
+    stream = new_stream(config, settings, loaded, decoder_state(snapshot) if snapshot else None, progress)
+    if record and snapshot:
+        stream.restore(record.snapshot_row, snapshot)
+    pipeline = Pipeline(
+        wearable=settings.id,
+        stream=stream,
+        progress=progress,
+        events=event_maker(config, settings, model),
+        writer=writer,
+        infer=infer,
+        snapshot_rows=config.stream.snapshot_rows,
+        span=span_of(config.stream.coalesce_s, model.hop / model.rate_hz),
+    )
+    if snapshot:
+        pipeline.restore(snapshot)
+    pipeline.replay(store.journal_after(settings.id, stream.row))
+    return pipeline
+
+
+def new_stream(
+    config: Config,
+    settings: WearableSettings,
+    loaded: Loaded,
+    decoder: dict[str, object] | None,
+    progress: Progress,
+) -> Stream:
+    """At its beginning. decoder: the state of its decoder, None at the beginning too."""
+    profile, model = profile_of(settings.profile), loaded.model
+    return Stream(
+        decoder=profile.decoder(decoder),
         rate_hz=model.rate_hz,
         native_rate_hz=profile.rate_hz,
         sensor_frame=profile.sensor_frame,
@@ -378,12 +413,14 @@ def open_pipeline(
         gravity=loaded.gravity,
         progress=progress,
     )
-    if record and snapshot:
-        stream.restore(record.snapshot_row, snapshot)
+
+
+def event_maker(config: Config, settings: WearableSettings, model: Model) -> EventMaker:
+    """Of what this model says of this wearable."""
     matters = {**config.stream.model_dump(exclude=ANSWER_ALIKE), "mounting": settings.mounting}
     if model.learnt_elsewhere(settings.wrist):
         matters["other_wrist"] = True
-    maker = EventMaker(
+    return EventMaker(
         gateway=config.gateway.id,
         wearable=settings.id,
         wearer=settings.wearer,
@@ -391,23 +428,9 @@ def open_pipeline(
         derivation=derivation_digest(model, matters),
         frame_known=settings.mounting is not None,
         wrist=settings.wrist,
-        counted=getattr(profile, "counts_samples", True),
+        counted=getattr(profile_of(settings.profile), "counts_samples", True),
         shared=settings.shared,
     )
-    pipeline = Pipeline(
-        wearable=settings.id,
-        stream=stream,
-        progress=progress,
-        events=maker,
-        writer=writer,
-        infer=infer,
-        snapshot_rows=config.stream.snapshot_rows,
-        span=span_of(config.stream.coalesce_s, model.hop / model.rate_hz),
-    )
-    if snapshot:
-        pipeline.restore(snapshot)
-    pipeline.replay(store.journal_after(settings.id, stream.row))
-    return pipeline
 
 
 class Daemon:
@@ -444,7 +467,7 @@ class Daemon:
         self._unheard_told = False
         self._status_failing = False
         self._manager = ServiceManager()
-        commands = Commands(config, self.radio, self.records, self.wearables, self._status)
+        commands = Commands(config, self.radio, self.records, self.wearables, self._status, self._append)
         self.local = LocalServer(config.socket, commands.operations(), config.local.group)
 
     def _wearable(self, settings: WearableSettings, loaded: Loaded) -> Wearable:
@@ -461,6 +484,17 @@ class Daemon:
         for wearable in self.wearables:
             wearable.committed(committed.journal_row)
         self.publisher.committed(committed.event_seq)
+
+    async def _append(self, rescored: Sequence[Rescored]) -> int:
+        """Predictions by another model, to the log. Raises InputRejected, StoreFull."""
+        live = {w.settings.id: event_maker(self.config, w.settings, w.model).derivation for w in self.wearables}
+        taken = acceptable(rescored, self.config.gateway.id, live)
+        free, needed = self.writer.room(), sum(len(event.payload) + ROW_OVERHEAD_BYTES for event in taken)
+        if needed > free:
+            raise StoreFull(self.config.store.queue_bytes_max - free, self.config.store.queue_bytes_max)
+        self.writer.derived(Derived(None, events=tuple(taken)))
+        await self.writer.flush()
+        return len(taken)
 
     def _store_said(self, trouble: str | None) -> None:
         self.store_fault = trouble

@@ -61,7 +61,7 @@ ROOMS = {
     "sync": room("store events clock", "event loop", "network", "threads", "disk", "randomness"),
     "control": room("store bundle events"),
     "local": room("control health", "event loop", "network", "disk"),
-    "commands": room("ble link local config", "event loop"),
+    "commands": room("ble link local config control", "event loop"),
     "client": room("events", "network", "threads", "event loop"),
     "health": room("events", "network", "disk"),
     "web": room("control health store", "event loop", "network"),

@@ -24,6 +24,8 @@ COMMANDS = {
     "wearables": "list the configured wearables, and which of them are paired, connected or refused",
     "retry": "have the daemon try a wearable now that it tries seldom",
     "events": "list what the event log holds: predictions, drift, states, by wearable, kind and time",
+    "export": "write predictions or raw samples of a range of time as CSV or Parquet",
+    "rescore": "derive predictions with another bundle from the samples that are still kept",
     "connparams": "have the kernel connect to the configured wearables with the parameters that they need",
     "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",

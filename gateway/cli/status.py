@@ -1,4 +1,4 @@
-"""`gateway status`: what the running daemon is doing."""
+"""`gateway status`: what the running daemon is doing, or what a stopped one has left."""
 
 import argparse
 import asyncio
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Says what the running daemon is doing: whether all is well, radio, broker, and each wearable. Exit codes: 0 "
-        "all is well, or nothing is lost; 1 nothing collects, or no daemon runs; 2 something is wrong with the input."
+        "Says what the running daemon is doing: whether all is well, radio, broker, and each wearable. Where none runs "
+        "its database tells what is stored, what waits for the broker, and when each wearable was last heard. Exit "
+        "codes: 0 all is well, or nothing is lost; 1 nothing collects, or no daemon runs; 2 something is wrong with "
+        "the input."
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -28,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     status = asyncio.run(_status(config))
     if status is None:
-        print("null" if args.json else f"no gateway runs behind {config.socket}")
+        left = _left(config)
+        print(json.dumps(left) if args.json else "\n".join(stopped_lines(left)))
         return 1
     print(json.dumps(status) if args.json else "\n".join(lines(status)))
     return 1 if status["health"]["level"] == "failed" else 0
@@ -53,4 +56,58 @@ def lines(status: dict[str, Any]) -> Iterator[str]:
         battery = "-" if one["battery_percent"] is None else f"{one['battery_percent']} %"
         rssi = "-" if one["rssi_dbm"] is None else str(one["rssi_dbm"])
         rows.append([name, one["link"], rssi, f"{one['rate_hz']:g}", one["activity"] or "-", battery])
+    yield aligned(rows)
+
+
+def _left(config: "Config") -> dict[str, Any]:
+    """What the database of a daemon that does not run tells; `running` is False. Raises GatewayError."""
+    from gateway.cli.stored import clocks_of, opened
+
+    left: dict[str, Any] = {
+        "running": False,
+        "gateway": config.gateway.id,
+        "socket": str(config.socket),
+        "database": str(config.store.path),
+        "store": None,
+    }
+    if not config.store.path.exists():
+        return left
+    with opened(config.store.path) as archive:
+        clocks = clocks_of(archive)
+        waiting, refused = archive.waiting(config.sync.destination)
+        known = {one.wearable: one for one in archive.wearables()}
+        wearables = {}
+        for name in [*(one.id for one in config.wearables), *sorted(known)]:
+            one = known.get(name)
+            seen = one.last_observed if one else None
+            wearables[name] = {
+                "observations": one.observations if one else 0,
+                "predictions": one.predictions if one else 0,
+                "events": one.events if one else 0,
+                "last_seen": str(clocks.at(seen.boot_id, seen.mono_ns // 1000)) if seen else None,
+            }
+        left["store"] = {
+            "bytes": archive.bytes(),
+            "events": archive.count("event"),
+            "observations": archive.count("journal"),
+            "starts": archive.starts(),
+        }
+    return left | {"events": {"waiting": waiting, "refused": refused}, "wearables": wearables}
+
+
+def stopped_lines(left: dict[str, Any]) -> Iterator[str]:
+    yield f"{left['gateway']}: no gateway runs behind {left['socket']}"
+    store = left["store"]
+    if store is None:
+        yield f"store   nothing is stored yet ({left['database']})"
+        return
+    events = left["events"]
+    yield (
+        f"store   {store['events']} events and {store['observations']} observations, {store['bytes'] / 1e6:.1f} MB "
+        f"({left['database']})"
+    )
+    refused = f", of which it has refused {events['refused']}" if events["refused"] else ""
+    yield f"broker  {events['waiting']} events wait for it{refused}"
+    rows = [["wearable", "last seen", "predictions stored"]]
+    rows += [[name, one["last_seen"] or "-", str(one["predictions"])] for name, one in left["wearables"].items()]
     yield aligned(rows)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
@@ -149,6 +149,10 @@ class Archive:
     def last_seq(self) -> int:
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
         return int(rows[0][0]) if rows else 0
+
+    def count(self, table: Literal["event", "journal"]) -> int:
+        """Its rows."""
+        return int(self._all(f"SELECT count(*) FROM {table}")[0][0])
 
     def starts(self) -> int:
         """How often a daemon was started on it."""

@@ -20,7 +20,7 @@ from gateway.cli.demo import demo_bundle
 from gateway.clock import Clock
 from gateway.config import load_config
 from gateway.daemon import run_daemon
-from gateway.local import request
+from gateway.local import RefusedByDaemon, request
 
 PATIENCE_S = 30.0
 POLL_S = 0.05
@@ -298,7 +298,8 @@ async def test_a_changing_address_is_the_same_wearables(at: At) -> None:
 
 async def test_without_a_daemon_commands_do_it_themselves(at: At) -> None:
     house = await at("name=left; pairing=numeric", "name=right")
-    assert (await house.said("status"))[:2] == (1, f"no gateway runs behind {house.folder}/gateway.sock\n")
+    said = f"g1: no gateway runs behind {house.folder}/gateway.sock\nstore   nothing is stored yet ({house.folder}/"
+    assert (await house.said("status"))[:2] == (1, f"{said}gateway.db)\n")
     code, out, _ = await house.said("scan", "--seconds", "2")
     assert code == 0
     assert [line.split()[0:2] for line in out.splitlines()[1:]] == [
@@ -321,6 +322,14 @@ async def test_what_is_asked_of_the_daemon_wrongly_is_refused_by_it(at: At) -> N
         assert (code, out) == (2, "")
         assert "no wearable 'new' in the running gateway, there are left" in err
         assert "Was the configuration changed since it was started? Restart it." in err
+    socket = load_config(house.config).socket
+    for events, complaint in [
+        ("none", "events: expected a list of objects"),
+        ([{"payload": 1}], "events: expected payload, a text, and created_ns, a number, of each"),
+        ([{"payload": "{}", "created_ns": 0}], "event: message: Unable to extract tag"),
+    ]:
+        with pytest.raises(RefusedByDaemon, match=complaint):
+            await request(socket, "append", {"events": events})
     code, out, _ = await house.said("status")
     assert code == 0
     assert out.startswith("g1: degraded\n")

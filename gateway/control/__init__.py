@@ -1,0 +1,1 @@
+"""What changes state on request, from whichever side it comes."""
