@@ -19,7 +19,10 @@ class Verdict(StrEnum):
 SLOW_MIN_S, SLOW_MAX_S = 1.0, 30.0
 """A pause after "quota exceeded", doubled each time until something succeeds."""
 TRIES_MAX = 5
-"""Of an event to which the broker answers with an error that may pass; then it is set aside."""
+"""Of an event to which the broker answers with an error that may pass, or with the end of the connection and nothing
+else; then it is set aside."""
+ALONE_MAX = 1000
+"""So many events are sent one by one, at most, to find the one at which the broker hangs up."""
 
 # PUBACK reason codes (MQTT 5, 3.4.2.1); whatever is not here may pass.
 VERDICTS = {
@@ -32,6 +35,9 @@ VERDICTS = {
     0x99: Verdict.REFUSED,  # payload format invalid
 }
 PACKET_TOO_LARGE = 0x95
+BLAMED = {0x87, 0x90, 0x95, 0x99}
+"""Reasons of DISCONNECT that speak of one message (MQTT 5, 3.14.2.1): not authorized, topic name invalid, packet too
+large, payload format invalid. Brokers may say so instead of answering it."""
 
 
 @dataclass(slots=True)
@@ -47,6 +53,13 @@ class Flight:
     not_before_s: float = 0.0
     _tries: dict[int, int] = field(default_factory=dict)
     _pause_s: float = SLOW_MIN_S
+    _answers: int = 0
+    """On this connection."""
+    _hung_up: int = 0
+    """Connections in a row that ended while something was on its way and nothing had been answered."""
+    _suspects: set[int] = field(default_factory=set)
+    """One of these makes the broker hang up: they go one by one."""
+    _alone: int = 0
 
     def connected(self, window_max: int) -> None:
         """A new connection: nothing is on its way."""
@@ -55,10 +68,28 @@ class Flight:
         self.again.clear()
         self._tries.clear()
         self.not_before_s, self._pause_s = 0.0, SLOW_MIN_S
+        self._answers = 0
+
+    def cut(self, code: int | None) -> LoggedEvent | None:
+        """The broker has ended the connection, with this reason if any. The event that it will not take, once it is
+        known; before that those on their way go one by one on the next connections."""
+        stuck = list(self.under_way.values())
+        if not stuck:
+            return None
+        self._hung_up = 0 if self._answers else self._hung_up + 1
+        if code not in BLAMED and self._hung_up < TRIES_MAX:
+            return None
+        self._hung_up = 0
+        if len(stuck) > 1:
+            self._suspects, self._alone = {event.seq for event in stuck}, ALONE_MAX
+            return None
+        self._suspects.discard(stuck[0].seq)
+        return stuck[0]
 
     def room(self, now_s: float) -> int:
         """How many may be sent now."""
-        return 0 if now_s < self.not_before_s else max(0, int(self.window) - len(self.under_way))
+        window = 1 if self._suspects else int(self.window)
+        return 0 if now_s < self.not_before_s else max(0, window - len(self.under_way))
 
     def sent(self, token: int, event: LoggedEvent) -> None:
         self.under_way[token] = event
@@ -68,6 +99,9 @@ class Flight:
         event = self.under_way.pop(token, None)
         if event is None:
             return None
+        self._answers += 1
+        self._alone -= 1
+        self._suspects = self._suspects - {event.seq} if self._alone > 0 else set()
         verdict = VERDICTS.get(code, Verdict.AGAIN)
         if verdict is Verdict.AGAIN:
             self._tries[event.seq] = self._tries.get(event.seq, 0) + 1
@@ -75,9 +109,10 @@ class Flight:
                 verdict = Verdict.REFUSED
         if verdict in (Verdict.AGAIN, Verdict.SLOW_DOWN):
             self.again.append(event)
-            self.window = max(1.0, self.window / 2)
-            self.not_before_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, SLOW_MAX_S)
+            if now_s >= self.not_before_s:  # else it speaks of what was sent before the last such answer
+                self.window = max(1.0, self.window / 2)
+                self.not_before_s = now_s + self._pause_s
+                self._pause_s = min(2 * self._pause_s, SLOW_MAX_S)
         else:
             self._tries.pop(event.seq, None)
         if verdict is Verdict.DONE:

@@ -2,28 +2,33 @@
 
 paho's thread talks to the network; everything it reports is handed to the loop. Host names, TCP and TLS are waited for
 in a thread of the attempt. MQTT 5 first; 3.1.1 where CONNACK says "unsupported protocol version", and only then.
+What comes from the network is read by gateway/sync/wire.py first; paho sees nothing that the standard forbids.
 """
 
 import asyncio
+import logging
 import secrets
 import socket
 import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, ConnectFlags, DisconnectFlags
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.errors import InputRejected
 from gateway.events import CONTENT_TYPE
+from gateway.sync import wire
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
 from gateway.sync.session import Accepted, Connection, Listener, Presence
 from gateway.sync.settings import SyncSettings, TlsSettings
+
+log = logging.getLogger(__name__)
 
 Version = Literal["5", "3.1.1"]
 
@@ -35,9 +40,16 @@ TCP_TIMEOUT_S = 5.0
 """For each address of the host, and for the TLS handshake."""
 RECEIVE_MAXIMUM_DEFAULT = 65535
 """Where CONNACK says nothing (MQTT 5, 3.2.2.3.3)."""
-_UNSUPPORTED_VERSION = 0x84
-_OF_THE_BROKER = {0x80, 0x88, 0x89, 0x97, 0x9F}
-"""CONNACK: unspecified error, server unavailable or busy, quota exceeded, connection rate (MQTT 5, 3.2.2.2)."""
+_UNSUPPORTED_VERSION, _KEEP_ALIVE_TIMEOUT = 0x84, 0x8D
+_OF_THE_BROKER = {0x80, 0x83, 0x88, 0x89, 0x97, 0x9C, 0x9D, 0x9F}
+"""CONNACK: unspecified or implementation specific error, server unavailable or busy, quota exceeded, connection rate
+(MQTT 5, 3.2.2.2); and that another server is to be used, without saying which."""
+_HINTS = {  # CONNACK: what to do, where it is not the name, the password or the access list
+    0x90: "It forbids the topic of the gateway's state, which is also its last will; [sync] topics sets it.",
+    0x95: "Its packets are too small even for the last will of the gateway.",
+    0x9A: "The gateway's state is retained: allow retained messages on the broker.",
+    0x9B: "Without QoS 1 nothing tells what the broker has: allow it on the broker.",
+}
 _MAX_LENGTHS = 5 + 2 + 2 + 64
 """A PUBLISH beside topic and payload: fixed header, topic length, packet id, and room for our properties."""
 
@@ -67,6 +79,39 @@ class PahoBroker:
                 return connection
 
 
+class _Client(Client):
+    """paho with each packet read before it is handled, and no end that is not told."""
+
+    def __init__(self, read: Callable[[bytes], None], ended: Callable[[str], None], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read, self._ended = read, ended
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        data = super()._sock_recv(bufsize)
+        self._read(data)
+        return data
+
+    def loop_forever(self, *args: Any, **kwargs: Any) -> MQTTErrorCode:
+        """Of its thread. It ends without a call of on_disconnect where something fails that paho does not expect."""
+        try:
+            return super().loop_forever(*args, **kwargs)
+        except wire.BrokerViolation as violation:
+            self.on_disconnect = None
+            if self.protocol == MQTTProtocolVersion.MQTTv5:  # under 3.1.1 it would take back the last will
+                with suppress(Exception):
+                    self.disconnect(reasoncode=ReasonCode(PacketTypes.DISCONNECT, "Protocol error"))
+                    self.loop_write()
+            self._ended(str(violation))
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        except Exception as error:  # the thread's edge
+            log.exception("MQTT client")
+            self._ended(f"connection lost: {error or type(error).__name__}")
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+        finally:
+            self._ended("connection lost")
+            _hang_up(self)
+
+
 class PahoConnection:
     """One connection, from CONNECT to its end."""
 
@@ -87,8 +132,14 @@ class PahoConnection:
         self._ended = asyncio.Event()
         self._given_up = False
         self._where = f"broker {settings.host}:{settings.port}"
+        self._incoming = wire.Incoming(version)
+        self._connack = wire.Connack(wire.SUCCESS)
+        self._disconnect: wire.Disconnect | None = None
+        self._retains = True
         v5 = version == "5"
-        self._client = Client(
+        self._client = _Client(
+            self._read,
+            lambda why: self._tell(self._end, why, None),
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
@@ -105,7 +156,7 @@ class PahoConnection:
             client.tls_set_context(context)
         if presence is not None:
             client.will_set(presence.topic, presence.offline, qos=1, retain=True)
-        client.on_connect, client.on_publish, client.on_disconnect = self._connected, self._published, self._over
+        client.on_connect, client.on_disconnect = self._connected, self._over
 
     @property
     def accepted(self) -> Accepted:
@@ -134,6 +185,7 @@ class PahoConnection:
             properties.PayloadFormatIndicator = 1
             if replayed:
                 properties.UserProperty = REPLAYED
+        retain = retain and self._retains
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
     async def close(self) -> None:
@@ -158,6 +210,7 @@ class PahoConnection:
         if v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0 if self._clean else self._settings.session_expiry_s
+            properties.MaximumPacketSize = wire.INCOMING_BYTES_MAX
         try:
             self._client.connect(
                 self._settings.host,
@@ -182,29 +235,47 @@ class PahoConnection:
         detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return BrokerUnavailable(f"{self._where}: {detail}")
 
+    def _read(self, data: bytes) -> None:
+        """In paho's thread, before paho handles it. Raises BrokerViolation."""
+        for packet in self._incoming.feed(data):
+            match packet:
+                case wire.Puback():
+                    self._tell(self._answer, packet.packet_id, packet.code, packet.words)
+                case wire.Connack():
+                    self._connack = packet
+                    if packet.code != wire.SUCCESS:
+                        self._tell(self._fail, self._refusal(packet))
+                case wire.Disconnect():
+                    self._disconnect = packet
+
+    def _refusal(self, connack: wire.Connack) -> Exception:
+        if connack.code == _UNSUPPORTED_VERSION:
+            return ProtocolUnsupported(f"{self._where}: it does not support MQTT {self._version}")
+        kind = BrokerUnavailable if connack.code in _OF_THE_BROKER else BrokerRefused
+        said = f"{self._where} refused the connection: {connack.words}"
+        return kind(said, hint=_HINTS.get(connack.code))
+
     def _connected(
         self, client: Client, userdata: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        del client, userdata
-        if reason.value == _UNSUPPORTED_VERSION:
-            self._tell(self._fail, ProtocolUnsupported(f"{self._where}: it does not support MQTT {self._version}"))
-        elif reason.is_failure:
-            kind = BrokerUnavailable if reason.value in _OF_THE_BROKER else BrokerRefused
-            self._tell(self._fail, kind(f"{self._where} refused the connection: {reason}"))
-        else:
-            accepted = Accepted(
-                self._version,
-                flags.session_present,
-                getattr(properties, "ReceiveMaximum", RECEIVE_MAXIMUM_DEFAULT),
-                getattr(properties, "MaximumPacketSize", None),
-            )
-            self._tell(self._succeed, accepted)
-
-    def _published(
-        self, client: Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties | None
-    ) -> None:
-        del client, userdata, properties
-        self._tell(self._answer, mid, reason.value, str(reason))
+        """paho is ready to publish."""
+        del client, userdata, flags, reason, properties
+        connack = self._connack
+        if connack.code != wire.SUCCESS:
+            return
+        said = connack.properties
+        if said.get(wire.MAXIMUM_QOS) == 0:
+            hint = _HINTS[0x9B]
+            self._tell(self._fail, BrokerRefused(f"{self._where}: it takes messages of QoS 0 only", hint=hint))
+            return
+        self._retains = said.get(wire.RETAIN_AVAILABLE) != 0
+        accepted = Accepted(
+            self._version,
+            connack.session_present,
+            _number(said.get(wire.RECEIVE_MAXIMUM, RECEIVE_MAXIMUM_DEFAULT)),
+            _number(said[wire.MAXIMUM_PACKET_SIZE]) if wire.MAXIMUM_PACKET_SIZE in said else None,
+        )
+        self._tell(self._succeed, accepted)
 
     def _over(
         self,
@@ -214,9 +285,13 @@ class PahoConnection:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
-        del client, userdata, properties
-        said = "it disconnected" if flags.is_disconnect_packet_from_server else "connection lost"
-        self._tell(self._end, f"{said}: {reason}")
+        del client, userdata, flags, properties
+        if self._disconnect is not None:
+            self._tell(self._end, f"it disconnected: {self._disconnect.words}", self._disconnect.code)
+        elif reason.value == _KEEP_ALIVE_TIMEOUT:
+            self._tell(self._end, "connection lost: no answer to PINGREQ", None)
+        else:
+            self._tell(self._end, "connection lost", None)
 
     def _tell(self, callback: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
@@ -236,15 +311,21 @@ class PahoConnection:
         if not self._given_up:
             self._listener.answered(mid, code, words)
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str, code: int | None) -> None:
         if self._ended.is_set():
             return
         self._ended.set()
         if not self._accepted.done():
-            self._fail(BrokerUnavailable(f"{self._where}: it closed the connection instead of answering CONNECT"))
+            what = "it closed the connection instead of answering CONNECT" if why == "connection lost" else why
+            self._fail(BrokerUnavailable(f"{self._where}: {what}"))
         elif not self._given_up and self._accepted.exception() is None:
             self._given_up = True
-            self._listener.lost(why)
+            self._listener.lost(f"{self._where}: {why}", code)
+
+
+def _number(value: int | str) -> int:
+    assert isinstance(value, int)  # wire has read it as one
+    return value
 
 
 def _hang_up(client: Client) -> None:
@@ -310,5 +391,5 @@ class _Deaf:
     def answered(self, token: int, code: int, words: str) -> None:
         """Nothing is published."""
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, code: int | None = None) -> None:
         """Nothing is kept up."""

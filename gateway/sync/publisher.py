@@ -23,12 +23,13 @@ from gateway.store import EventLog, Store
 from gateway.store.rows import Checkpoint, Cursor, LoggedEvent, Parked
 from gateway.sync.checkpoints import Checkpoints
 from gateway.sync.cursor import CursorState
-from gateway.sync.flight import PACKET_TOO_LARGE, Flight, Verdict
+from gateway.sync.flight import BLAMED, PACKET_TOO_LARGE, Flight, Verdict
 from gateway.sync.lanes import Pace, is_backlog, replay_room
 from gateway.sync.mqtt import PahoBroker, max_payload_bytes
 from gateway.sync.replay import READ_AHEAD, Request
 from gateway.sync.session import Broker, Connection, Presence
 from gateway.sync.settings import SyncSettings
+from gateway.sync.wire import FAILURES, REASONS
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class Publisher:
         self.connected, self.protocol = True, accepted.protocol
         self._state = f"connected to {self._settings.host}:{self._settings.port}, MQTT {accepted.protocol}"
         log.info("%s", self.state)
-        self._presence_tokens = {connection.publish(presence.topic, presence.online, retain=True)}
+        self._say(connection, presence.topic, presence.online)
         while self._lost is None:
             self._changed.clear()
             if self._stopping.is_set():
@@ -286,11 +287,19 @@ class Publisher:
 
     async def _say_farewell(self, connection: Connection, presence: Presence) -> None:
         """The offline state is ours to publish: a clean DISCONNECT makes the broker drop the last will."""
-        self._presence_tokens = {connection.publish(presence.topic, presence.offline, retain=True)}
+        self._say(connection, presence.topic, presence.offline)
         while self._presence_tokens and self._lost is None:
             self._changed.clear()
             await self._wait_for_change()
         await connection.close()
+
+    def _say(self, connection: Connection, topic: str, state: bytes) -> None:
+        limit = max_payload_bytes(connection.accepted.packet_bytes_max, topic)
+        if limit is not None and len(state) > limit:
+            log.warning("the gateway's own state is larger than the broker takes (%d bytes)", len(state))
+            self._presence_tokens = set()
+        else:
+            self._presence_tokens = {connection.publish(topic, state, retain=True)}
 
     # The way of an event.
 
@@ -464,6 +473,8 @@ class Publisher:
         if token in self._presence_tokens:
             self._presence_tokens.discard(token)
             self._failures = 0
+            if code >= FAILURES:
+                log.warning("the gateway's own state: the broker refuses it: %s (0x%02x)", words, code)
             return
         self._sends.pop(token, None)
         answer = self._flight.answered(token, code, self._now_s())
@@ -483,8 +494,15 @@ class Publisher:
             case Verdict.SLOW_DOWN | Verdict.AGAIN:
                 log.warning("event %d: the broker answers %s; slower", event.seq, words)
 
-    def lost(self, why: str) -> None:
-        """The connection has ended."""
+    def lost(self, why: str, code: int | None = None) -> None:
+        """The connection has ended, through the broker or the way to it."""
+        refused = self._flight.cut(code)
+        if refused is not None:
+            words = REASONS[code] if code in BLAMED else "the connection ends each time that it is sent"
+            self._set_aside(refused, words, code or 0)
+        self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
         self._lost = why
         self._changed.set()
 
@@ -554,7 +572,7 @@ class Publisher:
         except TimeoutError:
             waits = self._flight.under_way or self._presence_tokens
             if waits and self._now_s() >= self._heard_s + self._settings.ack_timeout_s:
-                self.lost(f"no answer from the broker in {self._settings.ack_timeout_s:g} s")
+                self._give_up(f"no answer from the broker in {self._settings.ack_timeout_s:g} s")
 
     async def _wait_after(self, why: str) -> None:
         """A pause that doubles with each failure in a row, of 50 to 100 % of itself: gateways do not come at once."""

@@ -29,8 +29,8 @@ class Listener(Protocol):
     def answered(self, token: int, code: int, words: str) -> None:
         """PUBACK for what was published under this token, with its reason code (MQTT 5, 3.4.2.1; 0 under 3.1.1)."""
 
-    def lost(self, why: str) -> None:
-        """The connection has ended; called once, and nothing after it."""
+    def lost(self, why: str, code: int | None = None) -> None:
+        """The connection has ended; called once, and nothing after it. code: of the broker's DISCONNECT, if any."""
 
 
 class Connection(Protocol):

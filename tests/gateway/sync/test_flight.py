@@ -86,3 +86,72 @@ def test_a_new_connection_begins_with_nothing_on_its_way_and_its_own_window(flig
     flight.connected(3)
     assert (flight.room(0.0), dict(flight.under_way), list(flight.again)) == (3, {}, [])
     assert flight.answered(1, 0, 0.0) is None
+
+
+def test_what_was_on_its_way_when_the_quota_was_reached_counts_as_one_answer(flight: Flight) -> None:
+    for token in range(8):
+        flight.sent(token, event(token))
+    for token in range(8):
+        flight.answered(token, 0x97, 0.0)
+    assert (flight.not_before_s, flight.room(SLOW_MIN_S)) == (SLOW_MIN_S, 4)
+
+
+NOT_AUTHORIZED, TOO_LARGE, SHUTTING_DOWN = 0x87, 0x95, 0x8B
+
+
+def test_an_event_that_was_alone_when_the_broker_disconnected_over_one_is_the_one(flight: Flight) -> None:
+    flight.sent(1, event(1))
+    assert flight.cut(TOO_LARGE) == event(1)
+
+
+def test_several_go_one_by_one_until_it_is_known_which(flight: Flight) -> None:
+    for token in (1, 2, 3):
+        flight.sent(token, event(token))
+    assert flight.cut(NOT_AUTHORIZED) is None
+    flight.connected(8)
+    flight.sent(1, event(1))
+    assert flight.room(0.0) == 0
+    flight.answered(1, 0, 0.0)
+    flight.sent(2, event(2))
+    assert flight.cut(NOT_AUTHORIZED) == event(2)
+    flight.connected(8)
+    flight.sent(1, event(3))
+    assert flight.room(0.0) == 0
+    flight.answered(1, 0, 0.0)
+    assert flight.room(0.0) == 8
+
+
+@pytest.mark.parametrize("code", [None, SHUTTING_DOWN])
+def test_a_broker_that_hangs_up_without_saying_why_is_blamed_on_an_event_only_after_many_times(
+    flight: Flight, code: int | None
+) -> None:
+    for _ in range(TRIES_MAX - 1):
+        flight.sent(1, event(1))
+        assert flight.cut(code) is None
+        flight.connected(8)
+    flight.sent(1, event(1))
+    assert flight.cut(code) == event(1)
+
+
+def test_a_connection_on_which_something_was_answered_is_no_such_time(flight: Flight) -> None:
+    for _ in range(3 * TRIES_MAX):
+        flight.sent(1, event(1))
+        flight.sent(2, event(2))
+        flight.answered(2, 0, 0.0)
+        assert flight.cut(None) is None
+        flight.connected(8)
+
+
+def test_suspects_that_never_come_again_do_not_slow_everything_for_ever(
+    flight: Flight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sync.flight.ALONE_MAX", 5)
+    for token in (1, 2):
+        flight.sent(token, event(token))
+    flight.cut(TOO_LARGE)
+    flight.connected(8)
+    for number in range(3, 8):
+        assert flight.room(0.0) == 1
+        flight.sent(number, event(number))
+        flight.answered(number, 0, 0.0)
+    assert flight.room(0.0) == 8

@@ -35,7 +35,7 @@ class Heard:
     def answered(self, token: int, code: int, words: str) -> None:
         self.answers.append((token, code, words))
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: str, code: int | None = None) -> None:
         self.losses.append(why)
 
 
