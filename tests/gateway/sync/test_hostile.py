@@ -1,6 +1,7 @@
 """A broker that refuses, lies, babbles or falls silent: nothing is lost, people are told, and the rest goes on."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -112,7 +113,7 @@ async def test_what_may_pass_is_sent_again_on_the_same_connection(
 async def test_over_its_quota_a_broker_gets_less_at_a_time_until_it_takes_more_again(
     house: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.sync.flight.SLOW_MIN_S", 0.05)
+    monkeypatch.setattr("gateway.sync.flight.SLOW_MIN_S", 0.2)
     loop, came_s = asyncio.get_running_loop(), list[float]()
     quota = [3]
 
@@ -126,11 +127,7 @@ async def test_over_its_quota_a_broker_gets_less_at_a_time_until_it_takes_more_a
         made.log(range(1, 31))
         await made.writer.flush()
         await until(lambda: len(came_s) >= 12)
-        in_a_burst = 8
-        pauses = [
-            later - earlier for earlier, later in zip(came_s[in_a_burst:], came_s[in_a_burst + 1 :], strict=False)
-        ]
-        assert max(pauses) >= 0.05
+        assert max(later - earlier for earlier, later in itertools.pairwise(came_s)) >= 0.1  # half a pause: jitter here
         assert made.publisher.refused == 0
         quota[0] = 1000
         await made.sent()
@@ -235,20 +232,21 @@ async def test_connections_that_are_merely_lost_set_nothing_aside(house: Start) 
 # What is no MQTT, and what may not come.
 
 
-@pytest.mark.parametrize("name", VIOLATIONS)
 async def test_a_broker_that_breaks_the_standard_is_left_told_and_tried_again(
-    house: Start, name: str, caplog: pytest.LogCaptureFixture
+    house: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, words = VIOLATIONS[name]
-    async with server5(saying(data, after_connack=False), taking()) as server:
+    """In every way, one after the other."""
+    async with server5(*[saying(data, after_connack=False) for data, _ in VIOLATIONS.values()], taking()) as server:
         made = await house(server.port)
         made.log(range(1, 11))
         await made.sent()
-        assert numbers(server) == list(range(1, 11))
-        assert len(server.clients) == 2
+        assert set(numbers(server)) == set(range(1, 11))
+        assert len(server.clients) == len(VIOLATIONS) + 1
         told = [record.getMessage() for record in caplog.records if "next try" in record.getMessage()]
-        assert len(told) == 1
-        assert words in told[0] or "refused the connection" in told[0] or "it disconnected" in told[0]
+        assert len(told) == len(VIOLATIONS)
+        for (name, (_, words)), line in zip(VIOLATIONS.items(), told, strict=True):
+            # bytes behind an end of its own: the end is told
+            assert words in line or (name.startswith("more after") and ("refused" in line or "disconnected" in line))
         assert "Traceback" not in caplog.text
 
 
@@ -284,25 +282,20 @@ async def test_answers_for_what_was_never_sent_count_for_nothing(house: Start) -
         assert len(server.clients) == 1
 
 
-@pytest.mark.parametrize(
-    "half", [b"", b"\x40", b"\x40\x02\x00", b"\x30\xff\xff\x03abc", b"\xe0\x05\x8b"], ids=["none", *"abcd"]
-)
-async def test_half_a_packet_and_then_silence_is_left_after_a_while(house: Start, half: bytes) -> None:
-    async with server5(saying(half), taking()) as server:
-        made = await house(server.port)
-        object.__setattr__(made.publisher._settings, "ack_timeout_s", 0.2)  # below what a person may set
-        made.log(range(1, 11))
-        await made.sent()
-        assert numbers(server) == list(range(1, 11))
+HALVES = [b"", b"\x40", b"\x40\x02\x00", b"\x30\xff\xff\x03abc", b"\xe0\x05\x8b"]
+HALF_CONNACKS = [b"", b"\x20", b"\x20\x03\x00\x00"]
 
 
-@pytest.mark.parametrize("half", [b"", b"\x20", b"\x20\x03\x00\x00"])
-async def test_half_a_connack_and_then_silence_too(house: Start, half: bytes) -> None:
-    async with server5(saying(half, after_connack=False), taking()) as server:
+async def test_half_a_packet_and_then_silence_is_left_after_a_while(house: Start) -> None:
+    acts = [saying(half) for half in HALVES] + [saying(half, after_connack=False) for half in HALF_CONNACKS]
+    async with server5(*acts, taking()) as server:
         made = await house(server.port, connect_timeout_s=0.2)
+        object.__setattr__(made.publisher._settings, "ack_timeout_s", 0.1)  # below what a person may set
         made.log(range(1, 11))
+        await made.writer.flush()
+        await until(lambda: len(server.clients) == len(acts) + 1)
         await made.sent()
-        assert numbers(server) == list(range(1, 11))
+        assert set(numbers(server)) == set(range(1, 11))
 
 
 async def test_the_servers_keep_alive_counts_and_its_silence_is_noticed_with_nothing_on_the_way(
@@ -367,7 +360,7 @@ PIECES = [
 ]
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rounds=st.lists(
         st.tuples(
