@@ -161,7 +161,7 @@ class Wearable:
         self._records = records
         self._patience = Patience()
         self._full = asyncio.Event()
-        self._pauses: set[str] = set()
+        self._pauses: set[object] = set()
         self._paused, self._going, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._going.set()
         self.bond_changed()
@@ -170,13 +170,13 @@ class Wearable:
     def link(self) -> str:
         return self.runner.state if self.runner else "stopped"
 
-    def pause(self, why: str) -> None:
+    def pause(self, why: object) -> None:
         """Its link is ended, and none begun until every reason is gone (`resume`)."""
         self._pauses.add(why)
         self._paused.set()
         self._going.clear()
 
-    def resume(self, why: str) -> None:
+    def resume(self, why: object) -> None:
         self._pauses.discard(why)
         if not self._pauses:
             self._paused.clear()
@@ -191,12 +191,13 @@ class Wearable:
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
-        self.pause("operator")
+        why = object()  # each command's own: two may hold it at a time
+        self.pause(why)
         try:
             await self._idle.wait()
             yield
         finally:
-            self.resume("operator")
+            self.resume(why)
 
     def bond_changed(self) -> None:
         if is_forgotten(self._records, self.settings):
@@ -287,6 +288,14 @@ class Wearable:
         self.pipeline.committed(row)
         if "full" in self._pauses and self._writer.room() >= FULL_ROOM_BYTES:
             self.resume("full")
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps it from being connected, and until when; empty where nothing does."""
+        if self.runner is None:
+            return self.refusal or ""
+        waits = self.runner.retry_s is not None
+        return self.runner.obstacle if waits or self.refusal is None else self.refusal
 
     def doubt(self) -> str | None:
         """Why its answers should not be relied on, as far as time has shown it."""
@@ -616,7 +625,7 @@ class Daemon:
 
     def _verdict(self) -> Verdict:
         links = {
-            w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.refusal or w.runner.obstacle)
+            w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.obstacle)
             for w in self.wearables
             if w.runner
         }

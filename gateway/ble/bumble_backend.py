@@ -9,6 +9,7 @@ gone); BumbleAdapter.bounded turns both into a BleakError.
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -40,6 +41,7 @@ from gateway.ble.adapter import Heard, Listening, Lost, Told, untold
 from gateway.ble.bluez_agent import Answers, Refusals
 from gateway.ble.bumble_keys import KeyFile, Panel, refusing
 from gateway.ble.errors import PairingFailed, RadioAway, RadioRejected
+from gateway.ble.radio import COMMAND_S, why
 from gateway.link import rules
 from gateway.link.bonds import Held
 
@@ -67,6 +69,7 @@ PAIR_S = 75.0
 """The 30 s that a person has for each of two steps (Core 5.4, Vol 3, Part H, 3.4), and the link's own."""
 FIND_S = 30.0
 """To hear a wearable that is to be paired."""
+_THERE = "Is the controller there, switched on, and used by nobody else?"
 _NEEDS_BOND = {int(ErrorCode.INSUFFICIENT_AUTHENTICATION), int(ErrorCode.INSUFFICIENT_ENCRYPTION)}
 _KEY_IS_GONE = (
     hci.HCI_ErrorCode.PIN_OR_KEY_MISSING_ERROR,
@@ -139,9 +142,9 @@ class BumbleAdapter:
             known = "serial:, usb:, tcp-client:, unix: and others of Bumble"
             raise RadioRejected(f"radio transport {self.name}: {error}", hint=f"Known transports: {known}.") from None
         except TimeoutError:
-            raise RadioAway(f"{self.name}: no answer within {ATTACH_S:g} s") from None
+            raise RadioAway(f"{self.name}: no answer within {ATTACH_S:g} s", hint=_THERE) from None
         except (OSError, BleakError, BaseBumbleError, AssertionError, ValueError) as error:
-            raise RadioAway(f"{self.name}: {_words(error)}") from None
+            raise RadioAway(f"{self.name}: {_words(error)}", hint=_THERE) from None
         finally:
             if self._device is None:
                 await self.detach()
@@ -214,14 +217,16 @@ class BumbleAdapter:
         """Gives each advertisement to heard. Raises RadioAway."""
         scanner = self.scanner(heard)
         try:
-            await scanner.start()
-        except BleakError as error:
-            raise RadioAway(str(error)) from None
+            async with asyncio.timeout(COMMAND_S):
+                await scanner.start()
+        except (BleakError, TimeoutError) as error:
+            raise RadioAway(why(self.name, error), hint=_THERE) from None
         try:
             yield
         finally:
-            with contextlib.suppress(BleakError):
-                await scanner.stop()
+            with contextlib.suppress(BleakError, TimeoutError):
+                async with asyncio.timeout(COMMAND_S):
+                    await scanner.stop()
 
     async def pair(
         self,
@@ -435,6 +440,8 @@ class BondLost(BleakError):
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__
 
 

@@ -25,7 +25,7 @@ from gateway.ble.radios import Radios
 from gateway.link import rules, sharing
 from gateway.link.rules import COLLECTING, LISTENING, LIVE, Link, State, advance
 from gateway.link.sharing import Share, Verdict
-from gateway.link.trouble import Obstacle, Trouble
+from gateway.link.trouble import LASTING_S, Obstacle, Trouble
 from gateway.profiles.conversation import (
     Command,
     Connected,
@@ -134,7 +134,8 @@ class LinkRunner:
         self._taking: asyncio.TimerHandle | None = None
         if shared:
             radio.share(self.address)
-        self._heard_s = -math.inf
+        self._heard_s = self._listening_s = -math.inf
+        """When it was heard last, and since when it has been listened for."""
         self._elsewhere = False
         """By another central, as its last advertisement says."""
         self._device: BLEDevice | None = None
@@ -180,6 +181,9 @@ class LinkRunner:
         if (retry_s := self.retry_s) is not None:
             return f"{self.why}; tried again in {math.ceil(retry_s / 60)} min"
         trouble = self.trouble
+        if trouble is not None and trouble.obstacle is Obstacle.UNHEARD:
+            unheard_s = asyncio.get_running_loop().time() - max(self._heard_s, self._listening_s)
+            return f"not heard for {unheard_s / 60:.0f} min" if unheard_s >= LASTING_S else ""
         return trouble.why if trouble is not None and trouble.obstacle in (ADAPTER_FULL, HELD) else ""
 
     @property
@@ -209,6 +213,7 @@ class LinkRunner:
     async def run(self) -> None:
         """Until `stop`. Cancelling it drops the link without a word to the wearable."""
         self._on_state(self.state)
+        self._listening_s = asyncio.get_running_loop().time()
         self._radio.listen(self.address, self._link.state in LISTENING)
         try:
             await self._stopped.wait()
@@ -282,6 +287,8 @@ class LinkRunner:
         state = self._link.state
         log.debug("%s: %s%s", self.address, state, f" ({self._link.why})" if state is State.CLOSING else "")
         self._radio.listen(self.address, state in LISTENING)
+        if state is State.ABSENT:
+            self._listening_s = asyncio.get_running_loop().time()
         if state is State.CLOSING:
             match event:
                 case rules.Lost():

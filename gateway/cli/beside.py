@@ -1,5 +1,6 @@
 """Where a command's work is done: by the running daemon, or here where none runs."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def adapter_alone(config: "Config", name: str) -> "BluezAdapter | BumbleAdapter"
     """Not attached. name: the adapter's, or transport. Raises RadioRejected and FileDamaged."""
     from gateway.ble import open_adapter, open_keys
 
+    logging.getLogger("bumble").setLevel(logging.CRITICAL)  # what it warns of is told as the command's error
     backend = config.radio.backend
     legacy = config.radio.secure_connections != "only"
     return open_adapter(backend, name, keys=open_keys(backend, config.keys_file), legacy=legacy)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Ends the link to a wearable and forgets its bond. It is not connected again until `gateway pair`. The "
         "wearable keeps its side until it is reset or paired again; what it recorded and the configuration stay. The "
         "running daemon does it, or this command where none runs. Exit codes: 0 forgotten (or nothing was there), 1 "
-        "BlueZ does not answer, 2 something is wrong with the input."
+        "Bluetooth does not answer, 2 something is wrong with the input."
     )
     add_wearable(parser)
 

@@ -81,8 +81,10 @@ async def _alone(config: "Config", wearable: "WearableSettings", asked: "_Asked"
     from gateway.commands import listed_of
 
     adapter, records = adapter_alone(config, config.adapter_of(wearable)), records_of(config)
-    _tell({"text": operator.looking_for(wearable.id, heard_as or wearable.address)})
     async with adapter.alone():
+        if await operator.is_paired(adapter, records, listed_of(wearable)):
+            return "already"
+        _tell({"text": operator.looking_for(wearable.id, heard_as or wearable.address)})
         return await operator.pair(adapter, records, listed_of(wearable), asked, heard_as=heard_as)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Lists the wearables of a configuration: of the running daemon's, where one runs, else what Bluetooth knows of "
-        "them now. Exit codes: 0 listed, 1 BlueZ does not answer, 2 something is wrong with the input."
+        "them now. Exit codes: 0 listed, 1 Bluetooth does not answer, 2 something is wrong with the input."
     )
     add_config(parser)
     parser.add_argument("--json", action="store_true", help="as a JSON list")
@@ -32,23 +32,31 @@ def run(args: argparse.Namespace) -> int:
 
 async def _rows(config: "Config") -> list[dict[str, Any]]:
     from gateway.cli.beside import adapter_alone, asked_of_daemon, records_of
+    from gateway.link.bonds import refusal
 
     answer = await asked_of_daemon(config, "wearables")
     if answer is not None:
         return list(answer.get("wearables", []))
     records = records_of(config)
-    bonded = {name: await adapter_alone(config, name).bonded() for name in config.radio.names}
-    return [
-        {
-            "id": wearable.id,
-            "address": wearable.address,
-            "profile": wearable.profile,
-            "paired": wearable.address in bonded[config.adapter_of(wearable)],
-            "connected": any(found.get(wearable.address, False) for found in bonded.values()),
-            "bond": records.of(wearable.id, wearable.address),
-        }
-        for wearable in config.wearables
-    ]
+    adapters = {name: adapter_alone(config, name) for name in config.radio.names}
+    bonded = {name: await adapter.bonded() for name, adapter in adapters.items()}
+    rows = []
+    for wearable in config.wearables:
+        remembered = records.of(wearable.id, wearable.address)
+        held = await adapters[config.adapter_of(wearable)].held(wearable.address)
+        refused = refusal(remembered, held, wearable.allow_just_works)
+        rows.append(
+            {
+                "id": wearable.id,
+                "address": wearable.address,
+                "profile": wearable.profile,
+                "paired": held.bonded,
+                "connected": any(found.get(wearable.address, False) for found in bonded.values()),
+                "bond": remembered,
+                "refused": refused and refused.format(name=wearable.id),
+            }
+        )
+    return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,8 +9,10 @@ from gateway.errors import GatewayError
 from gateway.local import protocol
 
 CONNECT_S = 5.0
-ANSWER_S = 700.0
-"""Between two lines of the daemon. The longest that it may be quiet is a pairing; scans tell all the while."""
+ANSWER_S = 60.0
+"""Between two lines of the daemon: to end a link that hangs takes 23 s, and what is asked of BlueZ then 10 s a call."""
+PAIRED_S = 700.0
+"""The same of a pairing: to wait for the radio (120 s), hear the wearable (30 s) and pair (75 s), this three times."""
 
 
 class NotRunning(GatewayError):
@@ -19,6 +21,10 @@ class NotRunning(GatewayError):
 
 class NotAllowed(GatewayError):
     hint = "Run this as root or as the gateway's user, or let a group use the socket ([local] group)."
+
+
+class NotAnswering(GatewayError):
+    hint = "It hangs, or is stopped; systemd ends one that hangs after 30 s, and starts it again."
 
 
 class RefusedByDaemon(GatewayError):
@@ -39,7 +45,7 @@ async def request(
 ) -> dict[str, Any]:
     """What the daemon behind this socket answers. Cancelling it ends what was asked for.
 
-    Raises NotRunning, NotAllowed, RefusedByDaemon, and Malformed where the daemon speaks something else.
+    Raises NotRunning, NotAllowed, NotAnswering, RefusedByDaemon, and Malformed where the daemon speaks something else.
     """
     try:
         async with asyncio.timeout(CONNECT_S):
@@ -51,7 +57,7 @@ async def request(
     try:
         writer.write(protocol.encode({"v": protocol.VERSION, "op": op, **(parameters or {})}))
         while True:
-            said = await _line(reader)
+            said = await _line(reader, PAIRED_S if op == "pair" else ANSWER_S)
             match said:
                 case {"told": dict(what)}:
                     told(what)
@@ -71,12 +77,12 @@ async def request(
         writer.close()
 
 
-async def _line(reader: asyncio.StreamReader) -> dict[str, Any]:
+async def _line(reader: asyncio.StreamReader, within_s: float) -> dict[str, Any]:
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(within_s):
             line = await reader.readline()
     except TimeoutError:
-        raise protocol.Malformed(f"the daemon says nothing for {ANSWER_S:g} s") from None
+        raise NotAnswering(f"the daemon says nothing for {within_s:g} s") from None
     except ValueError:
         raise protocol.Malformed("the daemon's line is too long") from None
     if not line.endswith(b"\n"):

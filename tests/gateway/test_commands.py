@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -235,7 +237,9 @@ async def test_who_lacks_the_key_is_refused_in_plain_words_and_nothing_of_it_is_
         "it does not know its bond any more: it was reset, or another device has its address; if it is yours, "
         "`gateway forget left` and `gateway pair left`"
     )
-    status = await house.until(lambda status: why in str(status["health"]["reasons"]), "it is told")
+    next_try = re.compile(re.escape(f"left: quarantined ({why}; tried again in ") + r"([5-9]|10) min\)")
+    found = lambda status: any(map(next_try.fullmatch, status["health"]["reasons"]))  # noqa: E731
+    status = await house.until(found, "it is told, and when it is tried again")
     assert status["health"]["level"] == "degraded"
     sent = house.simulation.wearables[0].peripheral.notifications_sent
     await house.heard_again()
@@ -311,6 +315,51 @@ async def test_without_a_daemon_commands_do_it_themselves(at: At) -> None:
     assert (await house.said("forget", "left"))[:2] == (0, "left: was not known\n")
     (row,) = json.loads((await house.said("wearables", "--json"))[1])
     assert (row["paired"], row["connected"], row["bond"]) == (False, False, None)
+
+
+async def test_alone_a_failure_is_told_once_and_a_wearable_that_is_paired_is_not_looked_for(at: At) -> None:
+    """In a process of its own, since a library's warnings would go to its terminal too."""
+    house = await at(PASSKEY)
+    words = [*(sys.executable, "-m", "gateway", "pair", "left"), *("--config", str(house.config), "--passkey")]
+
+    async def said(passkey: str) -> tuple[int | None, str, str]:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*words, passkey, stdout=pipe, stderr=pipe)
+        out, err = await asyncio.wait_for(process.communicate(), 3 * PATIENCE_S)
+        return process.returncode, out.decode(), err.decode()
+
+    looking = f"left ({house.address()}): looking for it; it has to be near and ready to pair\n"
+    failed = f"error: {house.address()}: pairing failed: another passkey, or a number that was not confirmed\n"
+    hint = "  Try again; a wearable that has been paired elsewhere may have to be reset first.\n"
+    assert await said("654321") == (1, "", looking + failed + hint)
+    assert await said("123456") == (0, "left: paired\n", looking)
+    assert await said("123456") == (0, "left: is paired already; `gateway forget left` ends that\n", "")
+
+
+async def test_alone_who_is_refused_is_told_with_the_way_out(at: At) -> None:
+    house = await at("name=left; pairing=just_works")
+    assert (await house.said("wearables"))[1].endswith(" no      no\n")
+    house.configure("allow_just_works = true\n")
+    assert (await house.said("pair", "left"))[0] == 0
+    house.configure()
+    out = (await house.said("wearables"))[1]
+    assert (
+        "left: it is paired without digits, so nobody knows who it is; `gateway forget left` and `gateway pair" in out
+    )
+    assert (await house.said("forget", "left"))[0] == 0
+    assert (await house.said("wearables"))[1].endswith(
+        "\nleft: forgotten, and not connected until `gateway pair left`\n"
+    )
+
+
+async def test_a_command_alone_whose_controller_is_away_is_told_what_to_look_at(at: At) -> None:
+    house = await at(PASSKEY)
+    house.simulation.close()
+    house.configure()
+    for words in (("scan", "--seconds", "1"), ("pair", "left")):
+        code, out, err = await house.said(*words)
+        assert (code, out) == (1, "")
+        assert err.endswith(": Connection refused\n  Is the controller there, switched on, and used by nobody else?\n")
 
 
 async def test_what_is_asked_of_the_daemon_wrongly_is_refused_by_it(at: At) -> None:

@@ -170,6 +170,23 @@ async def test_what_a_full_store_did_not_take_is_asked_for_again_once_there_is_r
     running.cancel()
 
 
+async def test_what_two_operators_do_with_a_wearable_ends_before_its_link_begins_again(tmp_path):
+    """One pairs it while the other one forgets it."""
+    wearable = wearable_with(FullWriter(), tmp_path)
+    radio = Radio(adapter=None)
+    wearable.link_up(radio, 1.0)
+    running = asyncio.create_task(wearable.run(radio, 1.0))
+    first = wearable.runner
+    await asyncio.sleep(0)
+    async with wearable.aside():
+        async with wearable.aside():
+            assert first.state == "stopped"
+        await asyncio.sleep(0.05)
+        assert wearable.runner is first
+    await turns_until(lambda: wearable.runner is not first)
+    running.cancel()
+
+
 def test_a_contradicted_mounting_is_told_with_the_one_that_fits(tmp_path):
     wearable = wearable_with(FullWriter(), tmp_path)
     assert wearable.doubt() is None

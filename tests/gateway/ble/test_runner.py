@@ -468,7 +468,9 @@ async def test_a_wearable_hears_what_it_is_told_before_its_link_is_ended(air: Ai
     assert wearable.states[-1] == "stopped"
 
 
-async def test_one_that_is_not_heard_and_an_adapter_that_is_away_are_told_apart(air: Air, host: Hosts) -> None:
+async def test_one_that_is_not_heard_and_an_adapter_that_is_away_are_told_apart(
+    air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway = host(air.transport)
     wearable = gateway.wearable("C0:FF:EE:00:00:77", Script())
     assert wearable.runner.trouble == Trouble(Obstacle.ADAPTER_AWAY, "not started")
@@ -476,6 +478,10 @@ async def test_one_that_is_not_heard_and_an_adapter_that_is_away_are_told_apart(
     await gateway.until(lambda: gateway.radio.status == "scanning")
     assert wearable.runner.trouble is not None
     assert wearable.runner.trouble.obstacle is Obstacle.UNHEARD
+    assert wearable.runner.obstacle == "", "it may yet be"
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: time.monotonic() + 600)
+    assert wearable.runner.obstacle == "not heard for 10 min"
+    monkeypatch.undo()
     air.radio.close()
     await gateway.until(lambda: not gateway.radio.available)
     assert wearable.runner.trouble == Trouble(Obstacle.ADAPTER_AWAY, gateway.radio.status)

@@ -17,6 +17,7 @@ from gateway.errors import InputRejected
 from gateway.local import (
     LocalServer,
     NotAllowed,
+    NotAnswering,
     NotRunning,
     RefusedByDaemon,
     SocketRefused,
@@ -280,6 +281,21 @@ async def test_without_a_daemon_that_is_said_and_without_permission_too(
 
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.mark.parametrize(("op", "bound"), [("status", "ANSWER_S"), ("forget", "ANSWER_S"), ("pair", "PAIRED_S")])
+async def test_a_daemon_that_hangs_is_waited_for_no_longer_than_what_was_asked_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, op: str, bound: str
+) -> None:
+    monkeypatch.setattr(client_module, bound, 0.2)
+    path = tmp_path / "gateway.sock"
+    with socket.socket(socket.AF_UNIX) as listening:  # as the kernel answers for a process that is stopped
+        listening.bind(str(path))
+        listening.listen()
+        async with asyncio.timeout(20):
+            with pytest.raises(NotAnswering, match=r"the daemon says nothing for 0\.2 s") as told:
+                await request(path, op)
+    assert told.value.hint == "It hangs, or is stopped; systemd ends one that hangs after 30 s, and starts it again."
 
 
 @pytest.mark.parametrize(
