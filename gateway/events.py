@@ -67,6 +67,11 @@ class Quality(_Model):
     uncounted: Literal[True] | None = None
 
 
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+"""Of a later version, where a list of words may get more: readers of this one are not to stumble over it."""
+OpenReason = Annotated[Reason | Word, Field(union_mode="left_to_right")]
+
+
 class WindowRecord(_Model):
     """One window's answer. number: of the window in its session; start_s: of device time since the session's sample 0.
 
@@ -80,7 +85,7 @@ class WindowRecord(_Model):
     taken_mono_us: Microseconds | None = None
     taken_uncertainty_us: Microseconds | None = None
     decision: Literal["activity", "uncertain"]
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[OpenReason, ...] = ()
     activity: str
     confidence: Probability
     probabilities: dict[str, Probability] = Field(min_length=2)
@@ -208,7 +213,7 @@ class WearableState(_Model):
     of: Literal["wearable"] = "wearable"
     link: Literal["connected", "disconnected"]
     links: Count = 0
-    trouble: Trouble | None = None
+    trouble: Trouble | Word | None = None
     trouble_why: str | None = None
     bundle: Digest | None = None
     variant: str | None = None

@@ -57,6 +57,7 @@ ROOMS = {
     "inference": room("bundle motion", "runtime", "threads"),
     "monitoring": room("motion bundle.manifest"),
     "events": room(),
+    "asyncapi": room("events"),
     "store": room("events clock", "disk", "event loop", "threads"),
     "sync": room("store events clock", "event loop", "network", "threads", "disk", "randomness"),
     "control": room("store bundle events"),
