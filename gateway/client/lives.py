@@ -1,8 +1,11 @@
-"""Which gateways live, from their births and deaths in whatever order these come. Pure."""
+"""Which gateways live, and which states are the newest, in whatever order these come. Pure."""
 
 from dataclasses import dataclass
 
 from gateway.events import GatewayState, State
+
+BOOTS_MAX = 100
+"""Of which a wearable's states are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +22,19 @@ class Lives:
     def __init__(self) -> None:
         self._lives: dict[str, Life] = {}
         self._boots: dict[str, set[str]] = {}
+        self._wearables: dict[tuple[str, str], dict[str, int]] = {}
+        """By gateway and source: the latest monotonic time of each boot, the newest boot last."""
 
-    def take(self, state: State) -> bool:
-        """Whether it tells of the gateway's newest life, and not of one that a newer has followed already.
+    def take(self, state: State, *, replayed: bool = False) -> bool:
+        """Whether it is the newest that is known of this gateway, or of this wearable by this gateway.
 
         A start's number counts within one store, so a birth in a boot that nobody has heard of is a new life whatever
-        its number; a death there is one only where its number is not lower.
+        its number; a death there is one only where its number is not lower. replayed: the gateway says that it sends
+        newer ones before.
         """
         data = state.data
         if not isinstance(data, GatewayState):
-            return True
+            return self._take_wearable(state, replayed)
         told = Life(state.bootid, data.start, data.connection, data.status == "online")
         known, boots = self._lives.get(state.gateway), self._boots.setdefault(state.gateway, set())
         if known is not None:
@@ -43,6 +49,19 @@ class Lives:
                 return False
         boots.add(told.boot)
         self._lives[state.gateway] = told
+        return True
+
+    def _take_wearable(self, state: State, replayed: bool) -> bool:
+        boots = self._wearables.setdefault((state.gateway, state.source), {})
+        told_ns, known_ns = int(state.monons), boots.get(state.bootid)
+        newest = next(reversed(boots), None)
+        if known_ns is None and replayed and newest is not None:
+            return False
+        if known_ns is not None and (state.bootid != newest or told_ns < known_ns):
+            return False
+        boots[state.bootid] = told_ns
+        if len(boots) > BOOTS_MAX:
+            del boots[next(iter(boots))]
         return True
 
     def of(self, gateway: str) -> Life | None:

@@ -18,12 +18,14 @@ MONONS_DIGITS_MAX = 19
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """retained: the broker had kept it from before the subscription. late: newer predictions of its session have gone
-    on already. outlived: the birth or death of a gateway's earlier life, which a newer has followed."""
+    """retained: the broker had kept it from before the subscription. replayed: the gateway says that it sent newer
+    events before, or sends this one again (MQTT 5 alone can tell). late: newer predictions of its session have gone on
+    already. outlived: a state that a newer one has followed, such as the death of a gateway's earlier life."""
 
     event: Event
     topic: str
     retained: bool = False
+    replayed: bool = False
     late: bool = False
     outlived: bool = False
 
@@ -44,7 +46,8 @@ class Sifter:
         self.clocks, self.lives = Clocks(), Lives()
         self._seen = Seen(seen_max)
         self._order = InOrder() if in_order else None
-        self._topics: dict[tuple[str, str], tuple[str, bool]] = {}
+        self._arrived: dict[tuple[str, str], tuple[str, bool, bool]] = {}
+        """Of what is held back."""
         self.counters: Counter[str] = Counter()
         """received, repeated, malformed."""
 
@@ -52,7 +55,9 @@ class Sifter:
     def held(self) -> int:
         return self._order.held if self._order else 0
 
-    def take(self, topic: str, payload: bytes, *, retained: bool = False) -> list[Received | Malformed]:
+    def take(
+        self, topic: str, payload: bytes, *, retained: bool = False, replayed: bool = False
+    ) -> list[Received | Malformed]:
         """What comes of a message; nothing of one that came before."""
         self.counters["received"] += 1
         try:
@@ -64,10 +69,10 @@ class Sifter:
             self.counters["repeated"] += 1
             return []
         self.clocks.heed(event)
-        outlived = isinstance(event, State) and not self.lives.take(event)
+        outlived = isinstance(event, State) and not self.lives.take(event, replayed=replayed)
         if self._order is None or not isinstance(event, Prediction):
-            return [Received(event, topic, retained, outlived=outlived)]
-        self._topics[event.source, event.id] = topic, retained
+            return [Received(event, topic, retained, replayed, outlived=outlived)]
+        self._arrived[event.source, event.id] = topic, retained, replayed
         return self._ordered(self._order.add(event))
 
     def tick(self) -> list[Received | Malformed]:
@@ -79,7 +84,7 @@ class Sifter:
         return self._ordered(self._order.flush()) if self._order else []
 
     def _ordered(self, out: list[tuple[Prediction, bool]]) -> list[Received | Malformed]:
-        return [Received(e, *self._topics.pop((e.source, e.id)), late=late) for e, late in out]
+        return [Received(e, *self._arrived.pop((e.source, e.id)), late=late) for e, late in out]
 
 
 def _decoded(payload: bytes) -> Event:

@@ -218,6 +218,11 @@ def _opened(what: Subscription, put: Callable[[_Item], None]) -> _Link:
     return link
 
 
+def _is_replayed(message: MQTTMessage) -> bool:
+    told = getattr(message.properties, "UserProperty", None) or []
+    return ("replayed", "true") in told
+
+
 def _report(malformed: Malformed) -> None:
     log.warning("%s: %s", malformed.topic, malformed.error)
 
@@ -256,7 +261,9 @@ class _Messages:
     def _take(self, item: _Item) -> None:
         match item:
             case _Arrived(message):
-                out = self._sifter.take(message.topic, bytes(message.payload), retained=message.retain)
+                out = self._sifter.take(
+                    message.topic, bytes(message.payload), retained=message.retain, replayed=_is_replayed(message)
+                )
                 self._unhandled = item
                 if self._what.in_order or not any(isinstance(one, Received) for one in out):
                     self._handled()

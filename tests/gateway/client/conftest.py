@@ -58,6 +58,12 @@ class Made:
         named = {"id": events.gateway_state_id(boot, start, connection, status), "data": data}
         return events.State.model_validate(_timed(_BIRTH | named, {"bootid": boot, "mono_us": mono_us}))
 
+    def wearable(self, link: str = "connected", *, row: int = 1, **attributes: Any) -> events.State:
+        """A wearable's state, by its journal row."""
+        data = {"of": "wearable", "link": link}
+        event = _timed(_BIRTH | {"source": "urn:fidget:wearable:left", "data": data}, attributes)
+        return events.State.model_validate(event | {"id": events.wearable_state_id(row, event["bootid"])})
+
 
 def _timed(event: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
     """mono_us instead of monons; without `time` unless that is asked for."""

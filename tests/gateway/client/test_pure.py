@@ -167,6 +167,17 @@ def test_deaths_may_come_at_any_later_time(made, connections, chance):
     assert lives.alive("home") == (deaths[connections[-1]] is None)
 
 
+def test_a_wearable_s_older_state_does_not_replace_a_newer_one(made):
+    lives = Lives()
+    assert lives.take(made.wearable(row=9, mono_us=900))
+    assert not lives.take(made.wearable("disconnected", row=7, mono_us=700), replayed=True)
+    assert lives.take(made.wearable("disconnected", row=10, mono_us=950))
+    assert lives.take(made.wearable(row=11, mono_us=5, bootid="next"))
+    assert not lives.take(made.wearable(row=8, mono_us=990)), "of the boot before"
+    assert not lives.take(made.wearable(row=1, mono_us=990, bootid="long ago"), replayed=True)
+    assert lives.take(made.wearable(row=11, mono_us=5, bootid="next", gateway="other")), "another gateway's"
+
+
 # Sifting.
 
 

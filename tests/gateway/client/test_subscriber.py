@@ -6,7 +6,9 @@ import threading
 
 import pytest
 from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from gateway import events
 from gateway.client import AsyncSubscriber, BrokerRefused, Subscriber, Subscription
@@ -19,14 +21,18 @@ WITHIN_S = 20.0
 class Publisher:
     """Waits for each PUBACK, so that what it has published is at the broker."""
 
-    def __init__(self, port):
-        self._client = Client(CallbackAPIVersion.VERSION2)
+    def __init__(self, port, version):
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=version)
+        self._v5 = version is MQTTProtocolVersion.MQTTv5
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 
-    def say(self, payload, topic="fidget/v1/home/left/prediction", retain=False):
+    def say(self, payload, topic="fidget/v1/home/left/prediction", retain=False, replayed=False):
         payload = payload if isinstance(payload, bytes) else events.encode(payload)
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(WITHIN_S)
+        properties = Properties(PacketTypes.PUBLISH)
+        if replayed:
+            properties.UserProperty = ("replayed", "true")
+        self._client.publish(topic, payload, 1, retain, properties if self._v5 else None).wait_for_publish(WITHIN_S)
 
     def close(self):
         self._client.disconnect()
@@ -34,8 +40,8 @@ class Publisher:
 
 
 @contextlib.contextmanager
-def publishing(port):
-    publisher = Publisher(port)
+def publishing(port, version=MQTTProtocolVersion.MQTTv5):
+    publisher = Publisher(port, version)
     try:
         yield publisher
     finally:
@@ -114,6 +120,13 @@ def test_after_an_outage_predictions_come_in_order_if_asked_for(broker, made):
         assert messages.next(WITHIN_S).late
 
 
+def test_what_the_gateway_sends_behind_newer_events_is_marked(broker, made):
+    with publishing(broker.port) as publisher, Subscriber(Subscription("127.0.0.1", broker.port)) as messages:
+        publisher.say(made.prediction(9))
+        publisher.say(made.prediction(2), replayed=True)
+        assert [messages.next(WITHIN_S).replayed for _ in range(2)] == [False, True]
+
+
 def test_more_than_the_broker_sends_at_once_comes_to_a_slow_reader(broker, made):
     with publishing(broker.port) as publisher, Subscriber(Subscription("127.0.0.1", broker.port)) as messages:
         for number in range(300):
@@ -143,8 +156,10 @@ def test_closing_from_another_thread_ends_the_iteration(broker):
 
 
 async def test_a_broker_of_3_1_1_serves_too(embedded, made):
+    what = Subscription("127.0.0.1", embedded)
+
     def receive():
-        with publishing(embedded) as publisher, Subscriber(Subscription("127.0.0.1", embedded)) as messages:
+        with publishing(embedded, MQTTProtocolVersion.MQTTv311) as publisher, Subscriber(what) as messages:
             publisher.say(made.prediction(3))
             return numbers_of(messages, 1)
 
