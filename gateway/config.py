@@ -144,6 +144,8 @@ class RadioSettings(_Section):
             raise ValueError('backend "bumble" needs transport, such as "serial:/dev/ttyACM0,1000000"')
         if self.backend == "bluez" and (self.transport is not None or self.transports is not None):
             raise ValueError('transport is for backend "bumble"; with "bluez" give adapter')
+        if self.backend == "bumble" and {"adapter", "adapters"} & self.model_fields_set:
+            raise ValueError('adapter is for backend "bluez"; with "bumble" give transport')
         for one, several in (("adapter", "adapters"), ("transport", "transports")):
             if {one, several} <= self.model_fields_set:
                 raise ValueError(f"give {one} or {several}, not both")

@@ -204,6 +204,12 @@ def test_a_transport_with_bluez_is_refused(written):
     assert found == ['radio: transport is for backend "bumble"; with "bluez" give adapter']
 
 
+@pytest.mark.parametrize("named", ['adapter = "hci1"', 'adapters = ["hci0", "hci1"]'])
+def test_an_adapter_of_bluez_with_bumble_is_refused(written, named):
+    found = problems(written(SMALLEST + f'[radio]\nbackend = "bumble"\ntransport = "usb:0"\n{named}\n'))
+    assert found == ['radio: adapter is for backend "bluez"; with "bumble" give transport']
+
+
 def test_what_cannot_be_read_is_one_line(written, tmp_path):
     assert problems(tmp_path / "none.toml") == ["file: found No such file or directory, expected a readable file"]
     assert problems(tmp_path) == ["file: found Is a directory, expected a readable file"]
