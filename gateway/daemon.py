@@ -47,9 +47,10 @@ from gateway.store import Committed, Committer, Store, Writer
 from gateway.store.batch import ROW_OVERHEAD_BYTES
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
+from gateway.store.telling import Telling, state_of
 from gateway.stream.arrival import ArrivalRate
 from gateway.stream.coalescing import span_of
-from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest
+from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest, store_event
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, decoder_state
 from gateway.sync import Publisher
@@ -452,6 +453,9 @@ class Daemon:
         self.interpreter = ThreadPoolExecutor(1, "interpreter")
         self.store_fault: str | None = None
         self.writer = Writer(store, self.loop, self._committed, self._store_said)
+        self._telling = Telling(store.findings, self.writer.fill.dropped)
+        for found in store.findings:
+            log.warning("store: %s", found)
         self.records = Records(config.bonds_file)
         self.wearables = [
             self._wearable(settings, bundles[config.bundle_of(settings)]) for settings in config.wearables
@@ -581,6 +585,7 @@ class Daemon:
             now = self.clock.now()
             self.writer.check_open()  # a writer that has ended by a fault of its own ends the daemon too
             self._tell_clock(now)
+            self._tell_store(now)
             for wearable in self.wearables:
                 wearable.pass_time(now)
             if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
@@ -623,6 +628,16 @@ class Daemon:
         event = clock_event(self.config.gateway.id, now, CLOCK_UNCERTAINTY_NS)
         self.writer.derived(Derived(None, events=(event,)))
 
+    def _tell_store(self, now: Instant) -> None:
+        """Its state as an event: once something had to be dropped, once it is full and once it is so no longer."""
+        state = self._telling.due(self.writer.fill, now)
+        if state is None:
+            return
+        for line in self._telling.sentences(now):
+            log.warning("store: %s", line)
+        event = store_event(self.config.gateway.id, now, state)
+        self.writer.derived(Derived(None, events=(event,)))
+
     def _verdict(self) -> Verdict:
         links = {
             w.settings.id: LinkFacts(w.runner.state, w.runner.collecting, w.obstacle)
@@ -635,9 +650,12 @@ class Daemon:
                 radio_fault=None if self.radio.available else self.radio.status,
                 radio_trouble=self.radio.trouble,
                 store_fault=self.store_fault,
+                store_full=not self.writer.fill.takes,
+                store_told=tuple(self._telling.sentences(self.clock.now())),
                 broker_connected=self.publisher.connected,
                 broker=self.publisher.state,
                 events_waiting=self.publisher.waiting,
+                events_dropped=self.publisher.counters.dropped,
                 events_refused=self.publisher.refused,
                 refusal=self.publisher.refusal,
                 wearables=links,
@@ -655,6 +673,7 @@ class Daemon:
             "health": {"level": verdict.level, "reasons": list(verdict.reasons)},
             "radio": self.radio.status,
             "store": self.store_fault or "ok",
+            "stored": state_of(self.writer.fill, self.store.findings).model_dump(exclude_none=True),
             "broker": {
                 "state": self.publisher.state,
                 "connected": self.publisher.connected,

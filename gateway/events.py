@@ -239,6 +239,35 @@ class WearableState(_Model):
     frames_malformed: Count = 0
 
 
+class DroppedData(_Model):
+    """What had to go from the store although it was still needed, since the store began.
+
+    kind: of event, or "observation" (what a wearable sent, before anything was derived from it). wearable: left out for
+    the gateway's own events. reason: which bound. bytes: of payloads. oldest, newest: as the gateway's clock said.
+    """
+
+    kind: str
+    wearable: str | None = None
+    reason: Literal["bytes", "age", "disk"]
+    count: Count
+    bytes: Count
+    oldest: str
+    newest: str
+
+
+class StoreState(_Model):
+    """Of the gateway's store; not retained. status: "full" where it takes nothing more, so that wearables keep their
+    samples. used, bound: bytes, of observations ("journal") and of events ("event"). findings: what was wrong with the
+    database when it was opened, and what became of it."""
+
+    of: Literal["store"] = "store"
+    status: Literal["ok", "full"]
+    used: dict[str, Count]
+    bound: dict[str, Count]
+    dropped: tuple[DroppedData, ...] = ()
+    findings: tuple[str, ...] = ()
+
+
 # Events.
 
 
@@ -285,11 +314,11 @@ class Clock(_Event):
 
 
 class State(_Event):
-    """Retained by the broker."""
+    """Retained by the broker, but for the store's."""
 
     type: Literal["fidget.state.v1"] = "fidget.state.v1"
     dataschema: Literal["urn:fidget:schema:state:v1"] = "urn:fidget:schema:state:v1"
-    data: Annotated[GatewayState | WearableState, Field(discriminator="of")]
+    data: Annotated[GatewayState | WearableState | StoreState, Field(discriminator="of")]
 
 
 Event = Prediction | Drift | Clock | State
@@ -330,6 +359,10 @@ def gateway_state_id(boot_id: str, start: int, connection: int, status: str) -> 
 def wearable_state_id(row: int, boot_id: str) -> str:
     """row: of the journal, whose numbers one store never gives twice; the boot id tells stores apart."""
     return f"{boot_id}-{row}-state"
+
+
+def store_state_id(boot_id: str, mono_ns: int) -> str:
+    return f"{boot_id}-{mono_ns}-store"
 
 
 def sequence(number: int) -> str:

@@ -95,6 +95,7 @@ class Pipeline:
         self._stepped = asyncio.Event()
         self._acknowledgements: deque[Acknowledge] = deque()
         self._durable: dict[int, int] = {}
+        self._activity: str | None = None
         self._deliver: Callable[[Event], None] = lambda _: None
 
     def restore(self, snapshot: bytes) -> None:
@@ -234,7 +235,7 @@ class Pipeline:
                 self._submit_runs(self._coalescer.add(window.session, held))
                 continue
             self._progress.add_window(window.session, window.number)
-            self._submit(self._events.prediction(window, answer))
+            self._submit(self._events.prediction(window, answer), changes=self._changes(answer.activity))
 
     def _submit_runs(self, runs: Sequence[Run], head: Head | None = None) -> None:
         """Each an event, all in one commit: so what is left after a crash is what one step or none of them made."""
@@ -242,7 +243,14 @@ class Pipeline:
             for held in run.windows:
                 self._progress.add_window(run.session, held.record.number)
         if runs:
-            self._submit(*(self._events.run(run, head) for run in runs))
+            changes = [self._changes(held.record.activity) for run in runs for held in run.windows]
+            self._submit(*(self._events.run(run, head) for run in runs), changes=any(changes))
 
-    def _submit(self, *events: LoggedEvent) -> None:
-        self._writer.derived(Derived(self.wearable, events=events, progress=self._progress.encode()))
+    def _changes(self, activity: str) -> bool:
+        """Whether the events said another one before."""
+        before, self._activity = self._activity, activity
+        return before != activity
+
+    def _submit(self, *events: LoggedEvent, changes: bool = False) -> None:
+        progress = self._progress.encode()
+        self._writer.derived(Derived(self.wearable, events=events, progress=progress, changes=changes))

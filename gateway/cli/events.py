@@ -158,6 +158,8 @@ def text_of(line: Line) -> str:
             return ", ".join(_state(data))
         case events.State(data=events.GatewayState() as data):
             return f"gateway {data.status}, start {data.start}"
+        case events.State(data=events.StoreState() as data):
+            return f"store {data.status}, {sum(one.count for one in data.dropped)} rows dropped in all"
     return "cannot be read by this version"
 
 

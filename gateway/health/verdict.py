@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """ok: all collects and is sent. degraded: something waits, is refused, doubtful or away, nothing is lost.
+    """ok: all collects and is sent. degraded: something waits, is refused, doubtful, away, or had to be dropped.
 
     failed: nothing collects.
     """
@@ -33,10 +33,16 @@ class Facts:
     radio_trouble: str | None = None
     """An adapter is away while another one works."""
     store_fault: str | None = None
+    store_full: bool = False
+    """It takes nothing more, since its policy is to drop nothing."""
+    store_told: tuple[str, ...] = ()
+    """What had to be dropped lately, and what was found wrong at the start."""
     broker_connected: bool = True
     broker: str = "connected"
     """The session's state in words."""
     events_waiting: int = 0
+    events_dropped: int = 0
+    """Since the start, from the store, before the broker had acknowledged them."""
     events_refused: int = 0
     refusal: str = ""
     """What the broker said to the last of them."""
@@ -64,13 +70,18 @@ def judge(facts: Facts) -> Verdict:
     fatal, lesser = [], []
     if facts.store_fault is not None:
         fatal.append(f"store: {facts.store_fault}")
+    if facts.store_full:
+        fatal.append("store: full; wearables keep their samples until events are acknowledged, or it may hold more")
     if facts.radio_fault is not None:
         fatal.append(f"radio: {facts.radio_fault}")
     if not facts.broker_connected:
         waiting = f", {facts.events_waiting} events wait" if facts.events_waiting else ""
         lesser.append(f"broker: {facts.broker}{waiting}")
+    if facts.events_dropped:
+        lesser.append(f"broker: {facts.events_dropped} events were dropped before it had them")
     if facts.events_refused:
         lesser.append(f"broker refuses {facts.events_refused} events: {facts.refusal}")
+    lesser += [f"store: {told}" for told in facts.store_told]
     if facts.radio_trouble is not None:
         lesser.append(f"radio: {facts.radio_trouble}")
     lesser += [

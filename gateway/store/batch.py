@@ -49,33 +49,27 @@ class Batch:
             self.snapshots[derived.wearable] = derived.snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a batch has become: the highest event number, and how many events were in the log already."""
-
-    last_seq: int
-    duplicates: int
-
-
 def boot_number(connection: sqlite3.Connection, boot_id: str) -> int:
     connection.execute("INSERT OR IGNORE INTO boot (id) VALUES (?)", (boot_id,))
     return int(connection.execute("SELECT boot FROM boot WHERE id = ?", (boot_id,)).fetchone()[0])
 
 
-def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Written:
-    """Commits the batch as one transaction. Raises sqlite3.Error; then nothing of it is there.
+def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> int:
+    """Commits the batch as one transaction; its events are numbered on from last_seq. Returns the highest number now.
 
-    Safe to repeat: where an error hid a commit that went through, its rows are recognised by row number and by
-    (source, id). An event that is in the log already takes no number.
+    Raises sqlite3.Error; then nothing of it is there. Safe to repeat: where an error hid a commit that went through,
+    its first number, of a row or an event, has been given.
     """
     boots = {row.at.boot_id for row in batch.journal} | {event.boot_id for event in batch.events}
     boots |= {checkpoint.at.boot_id for kept in batch.checkpoints.values() for checkpoint in kept}
-    duplicates = 0
     connection.execute("BEGIN IMMEDIATE")
     try:
+        if _is_there(connection, batch, last_seq):
+            connection.execute("ROLLBACK")
+            return last_seq + len(batch.events)
         numbers = {boot_id: boot_number(connection, boot_id) for boot_id in boots}
         connection.executemany(
-            "INSERT OR IGNORE INTO journal (row, wearable, kind, payload, boot, mono_ns, utc_ns, utc_synced) "
+            "INSERT INTO journal (row, wearable, kind, payload, boot, mono_ns, utc_ns, utc_synced) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
@@ -91,17 +85,25 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Writte
                 for r in batch.journal
             ),
         )
-        for e in batch.events:
-            inserted = connection.execute(
-                "INSERT INTO event (seq, kind, wearable, source, id, topic, payload, created_ns, boot, retain) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, id) DO NOTHING",
+        connection.executemany(
+            "INSERT INTO event (seq, kind, wearable, source, id, topic, payload, created_ns, boot, retain) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
                 (
-                    last_seq + 1, e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns,
-                    numbers[e.boot_id], e.retain,
-                ),
-            ).rowcount  # fmt: skip
-            last_seq += inserted
-            duplicates += 1 - inserted
+                    seq,
+                    e.kind,
+                    e.wearable,
+                    e.source,
+                    e.id,
+                    e.topic,
+                    e.payload,
+                    e.created_ns,
+                    numbers[e.boot_id],
+                    e.retain,
+                )
+                for seq, e in enumerate(batch.events, last_seq + 1)
+            ),
+        )
         connection.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?)", batch.progress.items())
         connection.executemany(
             "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)",
@@ -130,4 +132,11 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> Writte
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return Written(last_seq, duplicates)
+    return last_seq + len(batch.events)
+
+
+def _is_there(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> bool:
+    given = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+    if batch.journal:
+        return int(given.get("journal", 0)) >= batch.journal[0].row
+    return bool(batch.events) and int(given.get("event", 0)) > last_seq

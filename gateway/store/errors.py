@@ -62,6 +62,15 @@ class StoreFull(GatewayError):
         super().__init__(f"store: {waiting_bytes} bytes wait to be written, of at most {bytes_max}")
 
 
+class StoreBounded(StoreFull):
+    """The store is above its bounds and its policy is to drop nothing."""
+
+    hint = "Wearables keep their samples until events are acknowledged, or [store] allows more."
+
+    def __init__(self, path: Path) -> None:
+        GatewayError.__init__(self, f"store {path}: full to its bounds, and when_full is stop_backlog")
+
+
 class StoreFailed(GatewayError):
     """What was submitted could not be written."""
 

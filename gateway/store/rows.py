@@ -1,6 +1,6 @@
 """The rows of the store, as the other rooms see them. Payloads are opaque here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.clock import Instant
 
@@ -60,6 +60,8 @@ class Derived:
     progress: bytes | None = None
     snapshot: tuple[int, int, bytes] | None = None
     """(journal row, version, state)"""
+    changes: bool = False
+    """An event among them says another activity than the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +103,30 @@ class Parked:
     destination: str
     seq: int
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What had to go although it was still needed, since the store began: observations of a wearable that no snapshot
+    covered, or events of a kind that a destination had not acknowledged.
+
+    kind: "observation", or the events'. wearable: None for the gateway's own events. reason: the bound, "bytes", "age"
+    or "disk". bytes: of payloads. oldest_ns, newest_ns: UTC, as the clock said when they were made.
+    """
+
+    kind: str
+    wearable: str | None
+    reason: str
+    count: int
+    bytes: int
+    oldest_ns: int
+    newest_ns: int
+
+    def plus(self, later: "Dropped") -> "Dropped":
+        return replace(
+            self,
+            count=self.count + later.count,
+            bytes=self.bytes + later.bytes,
+            oldest_ns=min(self.oldest_ns, later.oldest_ns),
+            newest_ns=max(self.newest_ns, later.newest_ns),
+        )

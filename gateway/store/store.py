@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from gateway.store.connection import connect, errors_in_words, tune_for_writing
+from gateway.store.connection import PAGE_BYTES, connect, errors_in_words, tune_for_writing
 from gateway.store.errors import StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.journal import Journal
@@ -17,7 +17,7 @@ from gateway.store.rows import Cursor, JournalRow, StreamRecord
 from gateway.store.settings import StoreSettings
 from gateway.store.trimming import acknowledged_by_all
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x46444754
 """The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
 _MAGIC = b"SQLite format 3\0"
@@ -44,6 +44,8 @@ class Store:
         acknowledged = acknowledged_by_all(connection, destinations)
         connection.execute("DELETE FROM acknowledged WHERE position > ?", (acknowledged,))
         self._lock = lock
+        self.findings: tuple[str, ...] = ()
+        """What was wrong when it was opened, and what became of it, in words."""
 
     @classmethod
     def open(cls, settings: StoreSettings, destinations: Collection[str] | None = None) -> Self:
@@ -119,6 +121,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         version, empty = _known(path, connection)
         if empty:  # only before the first table is made
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         tune_for_writing(connection)
         if version < SCHEMA_VERSION:

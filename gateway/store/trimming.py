@@ -1,102 +1,295 @@
-"""What is deleted, and when: observations and events that nobody needs any more, in bulk, a bounded pass at a time."""
+"""What is deleted, and when, a bounded pass at a time.
 
+First what nobody needs any more: observations that a snapshot covers, events that all have acknowledged, each once its
+retention is over, or earlier where the store is above a bound. Then, where that is not enough and the policy is
+drop_oldest, the oldest of what is still needed; that is counted for ever in the table `dropped`.
+"""
+
+import os
 import sqlite3
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from gateway.clock import Instant
 from gateway.store.age import age_s
-from gateway.store.batch import boot_number
+from gateway.store.batch import Batch, boot_number
+from gateway.store.bounds import CONTENTS, LIVE_BEYOND, ROW_BYTES, Content, Limit, limit_of
+from gateway.store.rows import Cursor, Dropped
 from gateway.store.settings import StoreSettings
 
 ROWS_A_PASS = 5000
 """Rows that a pass looks at in each table: some 100 ms on a Raspberry Pi, during which nothing is committed."""
 MARKS = 24
-"""Times of acknowledgement remembered for each retention: what is deleted is late by at most this part of it."""
-PAGES_A_PASS = 500
-"""Free pages given back to the file system in a pass: 2 MB."""
+"""Times of acknowledgement and of logging remembered for each span: what is deleted is late by at most this part."""
+BYTES_A_PASS = 2 * 1024 * 1024
+"""Free pages given back to the file system in a pass."""
+FREE_KEPT = 8
+"""One part in so many of the file stays free for what comes next: giving a page back moves another one into it."""
+
+Tell = Callable[[Dropped], None]
 
 
 @dataclass(slots=True)
 class Trimmer:
-    """Remembers where its last pass over the journal ended, so that rows still needed are not looked at each time."""
+    """usage: bytes that each content takes, about. Remembers where its last pass over the journal ended, so that rows
+    still needed are not looked at each time."""
 
     settings: StoreSettings
     destinations: Collection[str] | None = None
     """For whom events are kept: one that has acknowledged nothing yet needs them all, one that is no longer served
     none. None: for all that ever acknowledged or refused one."""
+    free_bytes: Callable[[Path], int] = lambda folder: _free_bytes(folder)
+    usage: dict[Content, int] = field(default_factory=lambda: dict.fromkeys(CONTENTS, 0))
+    limits: dict[Content, Limit] = field(default_factory=dict)
+    more: bool = False
+    """The last pass has left something that is due."""
+    early: int = 0
+    """Rows that went before their retention was over, since the start; nobody needed them."""
     looked_at: int = 0
+
+    @classmethod
+    def of(
+        cls, connection: sqlite3.Connection, settings: StoreSettings, destinations: Collection[str] | None
+    ) -> "Trimmer":
+        """Knows what is there: of most of it the table `usage` tells, so that only the newest rows are looked at."""
+        trimmer = cls(settings, destinations)
+        for content in CONTENTS:
+            up_to, known = connection.execute("SELECT up_to, bytes FROM usage WHERE content = ?", (content,)).fetchone()
+            key = _KEY[content]
+            since = connection.execute(
+                f"SELECT coalesce(sum(length(payload) + {ROW_BYTES[content]}), 0) FROM {content} WHERE {key} > ?",
+                (up_to,),
+            ).fetchone()[0]
+            trimmer.usage[content] = known + since
+        trimmer._measure()
+        return trimmer
+
+    def added(self, batch: Batch) -> None:
+        """It has been committed."""
+        self.usage["journal"] += sum(len(row.payload) + ROW_BYTES["journal"] for row in batch.journal)
+        self.usage["event"] += sum(len(event.payload) + ROW_BYTES["event"] for event in batch.events)
+
+    def over(self, content: Content) -> int:
+        """Bytes above the bound, as it was at the last pass; 0 below."""
+        return max(0, self.usage[content] - self.limits[content].bytes)
+
+    @property
+    def crowded(self) -> bool:
+        return any(map(self.over, CONTENTS))
+
+    @property
+    def fetches(self) -> bool:
+        """Whether there is room for a backlog."""
+        return self.settings.when_full == "drop_oldest" or not self.crowded
+
+    @property
+    def takes(self) -> bool:
+        """Whether observations are taken at all."""
+        return self.settings.when_full == "drop_oldest" or all(
+            self.usage[content] <= LIVE_BEYOND * self.limits[content].bytes for content in CONTENTS
+        )
 
     def trim(self, connection: sqlite3.Connection, now: Instant) -> int:
         """Deletes what is due and returns how many rows went. Raises sqlite3.Error; then nothing was deleted."""
-        crowded = used_bytes(connection) > self.settings.bytes_max
+        before = dict(self.usage)
+        early = self.early
+        self.more = False
         connection.execute("BEGIN IMMEDIATE")
         try:
-            deleted = self._journal(connection, now, crowded) + self._events(connection, now, crowded)
+            self._measure()
+            deleted = self._journal(connection, now) + self._events(connection, now)
+            self._remember(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self.looked_at = 0
+            self.usage, self.early, self.looked_at = before, early, 0
             raise
-        if deleted:
-            # a page a step, without a row: execute() would take one step only
-            connection.executescript(f"PRAGMA incremental_vacuum({PAGES_A_PASS})")
+        self._give_back(connection)
         return deleted
 
-    def _journal(self, connection: sqlite3.Connection, now: Instant, crowded: bool) -> int:
-        """Rows that a snapshot covers, once they are old; rows come in the order of time, so a young one ends it."""
+    def _measure(self) -> None:
+        """Raises OSError."""
+        # as the disk has it: pages that were given back are free there only after the next checkpoint
+        path = self.settings.path
+        file_bytes, free_bytes = path.stat().st_size, self.free_bytes(path.parent)
+        self.limits = {content: limit_of(content, self.settings, file_bytes, free_bytes) for content in CONTENTS}
+
+    def _remember(self, connection: sqlite3.Connection) -> None:
+        for content in CONTENTS:
+            last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (content,)).fetchone()
+            connection.execute(
+                "UPDATE usage SET up_to = ?, bytes = ? WHERE content = ?",
+                (last[0] if last else 0, self.usage[content], content),
+            )
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        """Free pages beyond those that are kept; a page a step, without a row: execute() would take one step only."""
+        spare = _pragma(connection, "freelist_count") - _pragma(connection, "page_count") // FREE_KEPT
+        pages = min(spare, BYTES_A_PASS // _pragma(connection, "page_size"))
+        if pages > 0:
+            connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+            self.more |= spare > pages
+
+    # Observations.
+
+    def _journal(self, connection: sqlite3.Connection, now: Instant) -> int:
+        """Rows come in the order of time, so a young one ends it, where nothing has to go early."""
         covered = dict(connection.execute("SELECT wearable, row FROM snapshot").fetchall())
-        rows = connection.execute(
-            "SELECT j.row, j.wearable, b.id, j.mono_ns, j.utc_ns, j.utc_synced FROM journal j JOIN boot b USING (boot) "
-            "WHERE j.row > ? ORDER BY j.row LIMIT ?",
-            (self.looked_at, ROWS_A_PASS),
-        ).fetchall()
-        due: list[tuple[int]] = []
-        ended = len(rows) < ROWS_A_PASS
-        for row, wearable, boot_id, mono_ns, utc_ns, synced in rows:
-            young = age_s(Instant(boot_id, mono_ns, utc_ns, bool(synced)), now) < self.settings.journal_retention_s
-            if young and not crowded:
+        rows = _journal_rows(connection, self.looked_at)
+        crowded = self.over("journal") > 0
+        due: list[tuple[int, int]] = []
+        dropped: list[Dropped] = []
+        looked_at, ended = self.looked_at, len(rows) < ROWS_A_PASS
+        for row, wearable, at, size in rows:
+            age = age_s(at, now)
+            if age < self.settings.journal_retention_s and not self.over("journal"):
                 ended = True
                 break
+            looked_at = row
             if row <= covered.get(wearable, 0):
-                due.append((row,))
-        self.looked_at = 0 if ended else rows[-1][0]
-        connection.executemany("DELETE FROM journal WHERE row = ?", due)
-        return len(due)
+                self.early += age < self.settings.journal_retention_s
+            elif age >= self.settings.journal_age_max_s:
+                dropped.append(_observation(wearable, "age", at, size))
+            else:
+                continue
+            self._goes("journal", row, size, due)
+        if ended and not due and self.over("journal") and self.settings.when_full == "drop_oldest":
+            for row, wearable, at, size in _journal_rows(connection, 0):
+                if not self.over("journal"):
+                    break
+                dropped.append(_observation(wearable, self.limits["journal"].reason, at, size))
+                self._goes("journal", row, size, due)
+        self.looked_at = 0 if ended else looked_at
+        self.more |= not ended or (crowded and bool(due) and self.over("journal") > 0)
+        return _delete(connection, "journal", due, dropped)
 
-    def _events(self, connection: sqlite3.Connection, now: Instant, crowded: bool) -> int:
-        """Events that every destination acknowledged event_retention_s ago; those that one has refused stay."""
+    # Events.
+
+    def _events(self, connection: sqlite3.Connection, now: Instant) -> int:
+        """Those that one destination has refused are needed: they are tried again."""
         acknowledged = acknowledged_by_all(connection, self.destinations)
-        # a cursor that went back has not acknowledged what lies before it any more
-        connection.execute("UPDATE OR REPLACE acknowledged SET position = ?1 WHERE position > ?1", (acknowledged,))
-        marks = [
-            (position, age_s(Instant(boot_id, mono_ns, utc_ns, bool(synced)), now))
-            for position, boot_id, mono_ns, utc_ns, synced in connection.execute(
-                "SELECT a.position, b.id, a.mono_ns, a.utc_ns, a.utc_synced "
-                "FROM acknowledged a JOIN boot b USING (boot) ORDER BY a.position"
-            ).fetchall()
-        ]
-        due = [position for position, age in marks if age >= self.settings.event_retention_s]
-        newest = marks[-1] if marks else (0, self.settings.event_retention_s)
-        if newest[0] < acknowledged and newest[1] * MARKS >= self.settings.event_retention_s:
-            connection.execute(
-                "INSERT OR REPLACE INTO acknowledged VALUES (?, ?, ?, ?, ?)",
-                (acknowledged, boot_number(connection, now.boot_id), now.mono_ns, now.utc_ns, now.utc_synced),
-            )
-        bound = acknowledged if crowded else max(due, default=0)
+        due = self._acknowledged_long_ago(connection, acknowledged, now)
+        expired = self._logged_long_ago(connection, now)
         names = self.destinations
         served = "" if names is None else f" WHERE destination IN ({', '.join('?' * len(names))})"
-        idle = f"seq NOT IN (SELECT seq FROM parked{served})"
-        names = names or ()
-        first = connection.execute(f"SELECT min(seq) FROM event WHERE {idle}", (*names,)).fetchone()[0] or 0
-        last = min(bound, first + ROWS_A_PASS)
-        deleted = connection.execute(
-            f"DELETE FROM event WHERE seq BETWEEN ? AND ? AND {idle}", (first, last, *names)
-        ).rowcount
-        if last == bound:
-            connection.execute("DELETE FROM acknowledged WHERE position < ?", (bound,))
-        return deleted
+        refused = {
+            seq for (seq,) in connection.execute(f"SELECT seq FROM parked{served}", (*(names or ()),)).fetchall()
+        }
+        going: list[tuple[int, int]] = []
+        dropped: list[Dropped] = []
+        for seq, _, _, _, size in _event_rows(connection, 0, acknowledged, refused):
+            if seq > due and not self.over("event"):
+                break
+            self.early += seq > due
+            self._goes("event", seq, size, going)
+        forced = not going and self.over("event") > 0 and self.settings.when_full == "drop_oldest"
+        if forced or expired:
+            needed = self._still_needed(connection)
+            for seq, kind, wearable, created_ns, size in _event_rows(connection, 0, None, {seq for seq, _ in going}):
+                if seq > expired and not (forced and self.over("event")):
+                    break
+                if needed(seq) or seq in refused:
+                    reason = "age" if seq <= expired else self.limits["event"].reason
+                    dropped.append(Dropped(kind, wearable, reason, 1, size, created_ns, created_ns))
+                elif not forced:
+                    continue
+                self._goes("event", seq, size, going)
+        self.more |= len(going) >= ROWS_A_PASS or (bool(going) and self.over("event") > 0)
+        if dropped:
+            connection.executemany("DELETE FROM parked WHERE seq = ?", ((seq,) for seq, _ in going))
+        if len(going) < ROWS_A_PASS:
+            connection.execute("DELETE FROM acknowledged WHERE position < ?", (due,))
+            connection.execute("DELETE FROM logged WHERE position < ?", (expired,))
+        return _delete(connection, "event", going, dropped)
+
+    def _acknowledged_long_ago(self, connection: sqlite3.Connection, acknowledged: int, now: Instant) -> int:
+        """The last event that every destination had acknowledged event_retention_s ago."""
+        # a cursor that went back has not acknowledged what lies before it any more
+        connection.execute("UPDATE OR REPLACE acknowledged SET position = ?1 WHERE position > ?1", (acknowledged,))
+        return _mark(connection, "acknowledged", acknowledged, self.settings.event_retention_s, now)
+
+    def _logged_long_ago(self, connection: sqlite3.Connection, now: Instant) -> int:
+        """The last event that was in the log event_age_max_s ago; its own time may be that of a wrong clock."""
+        last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+        return _mark(connection, "logged", last[0] if last else 0, self.settings.event_age_max_s, now)
+
+    def _still_needed(self, connection: sqlite3.Connection) -> Callable[[int], bool]:
+        """Whether some destination has not acknowledged an event."""
+        rows = connection.execute("SELECT destination, position, beyond FROM cursor").fetchall()
+        cursors = {name: Cursor.of(name, position, beyond) for name, position, beyond in rows}
+        served = cursors if self.destinations is None else self.destinations
+        states = [cursors.get(name) or Cursor(name, 0) for name in served] or [Cursor("", 0)]
+        return lambda seq: not all(seq <= c.position or any(a <= seq <= b for a, b in c.beyond) for c in states)
+
+    def _goes(self, content: Content, key: int, size: int, going: list[tuple[int, int]]) -> None:
+        going.append((key, size))
+        self.usage[content] -= size + ROW_BYTES[content]
+
+
+_KEY: dict[Content, str] = {"journal": "row", "event": "seq"}
+
+
+def _journal_rows(connection: sqlite3.Connection, after: int) -> list[tuple[int, str, Instant, int]]:
+    rows = connection.execute(
+        "SELECT j.row, j.wearable, b.id, j.mono_ns, j.utc_ns, j.utc_synced, length(j.payload) "
+        "FROM journal j JOIN boot b USING (boot) WHERE j.row > ? ORDER BY j.row LIMIT ?",
+        (after, ROWS_A_PASS),
+    ).fetchall()
+    return [
+        (row, name, Instant(boot, mono, utc, bool(synced)), size) for row, name, boot, mono, utc, synced, size in rows
+    ]
+
+
+def _event_rows(
+    connection: sqlite3.Connection, after: int, up_to: int | None, without: Collection[int]
+) -> Iterable[tuple[int, str, str | None, int, int]]:
+    rows = connection.execute(
+        "SELECT seq, kind, wearable, created_ns, length(payload) FROM event WHERE seq > ? AND seq <= ? "
+        "ORDER BY seq LIMIT ?",
+        (after, (1 << 62) if up_to is None else up_to, ROWS_A_PASS + len(without)),
+    ).fetchall()
+    return [row for row in rows if row[0] not in without][:ROWS_A_PASS]
+
+
+def _observation(wearable: str, reason: str, at: Instant, size: int) -> Dropped:
+    return Dropped("observation", wearable, reason, 1, size, at.utc_ns, at.utc_ns)
+
+
+def _delete(
+    connection: sqlite3.Connection, content: Content, going: list[tuple[int, int]], dropped: Iterable[Dropped]
+) -> int:
+    connection.executemany(f"DELETE FROM {content} WHERE {_KEY[content]} = ?", ((key,) for key, _ in going))
+    sums: dict[tuple[str, str | None, str], Dropped] = {}
+    for one in dropped:
+        name = one.kind, one.wearable, one.reason
+        sums[name] = sums[name].plus(one) if name in sums else one
+    connection.executemany(
+        "INSERT INTO dropped VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, wearable, reason) DO UPDATE SET "
+        "count = count + excluded.count, bytes = bytes + excluded.bytes, "
+        "oldest_ns = min(oldest_ns, excluded.oldest_ns), newest_ns = max(newest_ns, excluded.newest_ns)",
+        ((d.kind, d.wearable or "", d.reason, d.count, d.bytes, d.oldest_ns, d.newest_ns) for d in sums.values()),
+    )
+    return len(going)
+
+
+def _mark(connection: sqlite3.Connection, table: str, position: int, span_s: float, now: Instant) -> int:
+    """Remembers in the table that this position was reached now, if that is due; the last that was span_s ago."""
+    marks = [
+        (marked, age_s(Instant(boot_id, mono_ns, utc_ns, bool(synced)), now))
+        for marked, boot_id, mono_ns, utc_ns, synced in connection.execute(
+            f"SELECT a.position, b.id, a.mono_ns, a.utc_ns, a.utc_synced FROM {table} a JOIN boot b USING (boot) "
+            "ORDER BY a.position"
+        ).fetchall()
+    ]
+    newest = marks[-1] if marks else (0, span_s)
+    if newest[0] < position and newest[1] * MARKS >= span_s:
+        connection.execute(
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)",
+            (position, boot_number(connection, now.boot_id), now.mono_ns, now.utc_ns, now.utc_synced),
+        )
+    return max((marked for marked, age in marks if age >= span_s), default=0)
 
 
 def acknowledged_by_all(connection: sqlite3.Connection, destinations: Collection[str] | None) -> int:
@@ -106,10 +299,24 @@ def acknowledged_by_all(connection: sqlite3.Connection, destinations: Collection
     return min((cursors.get(destination, 0) for destination in served), default=0)
 
 
+def read_dropped(connection: sqlite3.Connection) -> tuple[Dropped, ...]:
+    rows = connection.execute(
+        "SELECT kind, wearable, reason, count, bytes, oldest_ns, newest_ns FROM dropped ORDER BY kind, wearable, reason"
+    ).fetchall()
+    return tuple(Dropped(kind, wearable or None, *rest) for kind, wearable, *rest in rows)
+
+
 def used_bytes(connection: sqlite3.Connection) -> int:
     """Of the database's pages, those in use."""
+    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+    return pages * _pragma(connection, "page_size")
 
-    def pragma(name: str) -> int:
-        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
-    return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _free_bytes(folder: Path) -> int:
+    """What this process may still write to the disk of this folder (statvfs(3))."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

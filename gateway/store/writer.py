@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.clock import Instant
-from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, Written, write
-from gateway.store.errors import StoreFailed, StoreFull
-from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, Parked
+from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, write
+from gateway.store.bounds import CONTENTS
+from gateway.store.errors import StoreBounded, StoreFailed, StoreFull
+from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped, JournalRow, Parked
 from gateway.store.store import Store
-from gateway.store.trimming import Trimmer
+from gateway.store.trimming import Trimmer, read_dropped
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,23 @@ class WriterCounters:
     commits: int = 0
     failures: int = 0
     trimmed: int = 0
-    duplicates_refused: int = 0
-    """Events with the (source, id) of one in the log: a fault of whoever derived them; the first stays."""
+    trimmed_early: int = 0
+    """Of these, rows that nobody needed, before their retention was over: the store was above a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full the store is. bytes, bound: of observations ("journal") and of events ("event"), about.
+
+    fetches: there is room for what wearables hold; takes: for what they send live. dropped: what had to go though it
+    was needed, since the store began.
+    """
+
+    bytes: dict[str, int]
+    bound: dict[str, int]
+    fetches: bool
+    takes: bool
+    dropped: tuple[Dropped, ...]
 
 
 class Committer:
@@ -64,7 +80,10 @@ class Committer:
         self._settings = store.settings
         self._on_commit, self._on_error = on_commit, on_error
         self._row, self._seq = store.last_row(), store.last_seq()
-        self._trimmer = Trimmer(store.settings, store.destinations)
+        self._trimmer = Trimmer.of(store.connection, store.settings, store.destinations)
+        self._trim_at: Instant | None = None
+        self.fill = self._filled(read_dropped(store.connection))
+        """As of the last commit."""
         self._changed = threading.Condition()
         # Guarded by _changed:
         self._batch = Batch()
@@ -75,9 +94,15 @@ class Committer:
         self.counters = WriterCounters()
 
     def journal(self, wearable: str, kind: str, payload: bytes, at: Instant) -> int:
-        """Takes an observation and returns its row number. Raises StoreFull or StoreFailed; then it is not taken."""
+        """Takes an observation and returns its row number.
+
+        Raises StoreFull (also where the store is above its bounds and may drop nothing) or StoreFailed; then it is not
+        taken.
+        """
         with self._changed:
             self.check_open()
+            if not self.fill.takes:
+                raise StoreBounded(self._settings.path)
             waiting = self._batch.bytes + self._committing_bytes
             if waiting + len(payload) + ROW_OVERHEAD_BYTES > self._settings.queue_bytes_max:
                 raise StoreFull(waiting, self._settings.queue_bytes_max)
@@ -91,6 +116,7 @@ class Committer:
         with self._changed:
             self.check_open()
             self._batch.add_derived(derived)
+            self._urgent |= derived.changes and self._settings.commit_on_change
             self._submitted()
 
     def cursor(self, cursor: Cursor, checkpoints: Sequence[Checkpoint] | None = None) -> None:
@@ -117,8 +143,10 @@ class Committer:
             self._submitted()
 
     def room(self) -> int:
-        """Bytes of observations that are still taken before the next commit."""
+        """Bytes of observations that are still taken before the next commit; 0 where nothing is to be fetched."""
         with self._changed:
+            if not self.fill.fetches:
+                return 0
             return max(0, self._settings.queue_bytes_max - self._batch.bytes - self._committing_bytes)
 
     def check_open(self) -> None:
@@ -142,29 +170,52 @@ class Committer:
     def attempt(self, batch: Batch) -> bool:
         """Whether it is on the medium now; where it is not, the reason is reported."""
         try:
-            written = write(self._connection, batch, self._seq)
+            last_seq = write(self._connection, batch, self._seq)
         except sqlite3.Error as error:
             self.counters.failures += 1
             self._report(f"{type(error).__name__}: {error}")
             return False
-        self._went_through(batch, written)
+        self._went_through(batch, last_seq)
         return True
 
-    def _went_through(self, batch: Batch, written: Written) -> None:
-        self._seq = written.last_seq
+    def _went_through(self, batch: Batch, last_seq: int) -> None:
+        self._seq = last_seq
         self.counters.commits += 1
-        self.counters.duplicates_refused += written.duplicates
+        self._trimmer.added(batch)
         with self._changed:
             self._committing_bytes = 0
             row = self._row if not self._batch.journal else self._batch.journal[0].row - 1
         if self.trouble is not None:
             self._report(None)
         self._tell(self._on_commit, Committed(row, self._seq))
-        if batch.trim is not None:
+        self._trim(batch.trim)
+
+    def _trim(self, asked: Instant | None) -> None:
+        """When asked to, and behind each commit for as long as a pass leaves something or the store is above a bound.
+
+        Where nothing may be dropped passes stay a matter of who asks: most find nothing.
+        """
+        dropped = self.fill.dropped
+        self._trim_at = asked or self._trim_at
+        idle = not self._trimmer.more and not (self._trimmer.crowded and self._trimmer.fetches)
+        if self._trim_at is not None and (asked is not None or not idle):
             try:
-                self.counters.trimmed += self._trimmer.trim(self._connection, batch.trim)
-            except sqlite3.Error as error:  # nothing is lost; the next pass does it
+                self.counters.trimmed += self._trimmer.trim(self._connection, self._trim_at)
+                dropped = read_dropped(self._connection)
+            except (sqlite3.Error, OSError) as error:  # nothing is lost; the next pass does it
                 log.warning("trimming the store: %s", error)
+            self.counters.trimmed_early = self._trimmer.early
+        self.fill = self._filled(dropped)
+
+    def _filled(self, dropped: tuple[Dropped, ...]) -> Fill:
+        trimmer = self._trimmer
+        return Fill(
+            {content: trimmer.usage[content] for content in CONTENTS},
+            {content: trimmer.limits[content].bytes for content in CONTENTS},
+            trimmer.fetches,
+            trimmer.takes,
+            dropped,
+        )
 
     def _report(self, trouble: str | None) -> None:
         self.trouble = trouble

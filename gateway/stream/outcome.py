@@ -254,6 +254,21 @@ def clock_event(gateway: str, at: Instant, uncertainty_ns: int) -> LoggedEvent:
     return logged("clock", None, event, topic, at, retain=False)
 
 
+def store_event(gateway: str, at: Instant, data: events.StoreState) -> LoggedEvent:
+    """On the topic of the gateway's own state, which stays retained there."""
+    event = events.State(
+        id=events.store_state_id(at.boot_id, at.mono_ns),
+        source=events.gateway_source(gateway),
+        time=utc(at),
+        gateway=gateway,
+        bootid=at.boot_id,
+        monons=str(at.mono_ns),
+        data=data,
+    )
+    topic = events.topic_of(events.TOPIC_PREFIX, gateway, None, "state")
+    return logged("state", None, event, topic, at, retain=False)
+
+
 def utc(at: Instant) -> str | None:
     """None while the clock is not trusted."""
     return events.rfc3339(at.utc_ns) if at.utc_synced else None

@@ -77,6 +77,12 @@ class CursorState:
         else:
             self._add(first, end - 1)
 
+    def waiting_in(self, first: int, end: int) -> int:
+        """Numbers from first to end (exclusive) that are not acknowledged."""
+        first = max(first, self.position + 1)
+        held = sum(max(0, min(last + 1, end) - max(low, first)) for low, last in self.beyond)
+        return max(0, end - first) - held
+
     def rewind(self, position: int) -> None:
         """Takes back what was acknowledged above this position."""
         self.position = min(self.position, position)

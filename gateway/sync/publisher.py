@@ -62,6 +62,8 @@ class PublisherCounters:
     """Of these, events that had been sent before since this start."""
     refused: int = 0
     """Events that the broker will not take; they are kept and listed in the store."""
+    dropped: int = 0
+    """Events that the store gave up before the broker had acknowledged them."""
     rewound: int = 0
     """Times that the broker had lost our session."""
 
@@ -89,6 +91,7 @@ class Publisher:
         self._start = store.start
         known = store.cursor(settings.destination)
         self._cursor = CursorState.of(settings.destination, known)
+        self._began = known is not None
         self._had_session = known is not None and (known.position > 0 or bool(known.beyond))
         self._checkpoints = Checkpoints(settings.rewind_s, self._log.checkpoints(settings.destination))
         if known is None:
@@ -366,6 +369,12 @@ class Publisher:
         return is_backlog(waiting, len(self._cursor.beyond), pace.messages_s, pace.bytes_s)
 
     def _absent(self, first: int, end: int) -> None:
+        """No event has a number from first to end (exclusive) any more. What was gone before this destination had any
+        was never meant for it."""
+        missed = self._cursor.waiting_in(first, end) if self._began or first > 1 else 0
+        if missed:
+            log.warning("events %d to %d: %d were dropped before the broker had them", first, end - 1, missed)
+            self.counters.dropped += missed
         self._cursor.absent(first, end)
         self._cursor_moved = True
 

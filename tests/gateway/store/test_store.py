@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from gateway.clock import Instant
 from gateway.errors import GatewayError
 from gateway.store import Store, StoreSettings
+from gateway.store.bounds import ROW_BYTES
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
-from gateway.store.rows import Checkpoint, Cursor, Derived
+from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped
 from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
+from gateway.store.trimming import Trimmer, read_dropped
 from tests.gateway.store.conftest import Opened, at, event
 
 DATABASES = Path(__file__).parent / "databases"
@@ -177,6 +179,10 @@ def test_a_database_of_each_version_opens_with_all_that_was_in_it(settings: Stor
         assert (log.parked("broker", 9), log.last_seq()) == ([1], 1)
         assert log.checkpoints("broker") == [Checkpoint(1, Instant("boot-a", 10, 20, True))]
         log.close()
+        usage = Trimmer.of(store.connection, settings, None).usage
+        assert usage == {"journal": 2 * ROW_BYTES["journal"] + 3, "event": ROW_BYTES["event"] + 2}
+        lost = () if version < 2 else (Dropped("prediction", "left", "bytes", 3, 300, 1000, 2000),)
+        assert read_dropped(store.connection) == lost
     assert pragma(settings.path, "user_version") == SCHEMA_VERSION
 
 

@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gateway.store import Store, StoreSettings, Writer
+from gateway.store.batch import Batch, write
 from gateway.store.errors import StoreFailed, StoreFull
 from gateway.store.rows import Cursor, Derived, Parked
 from tests.gateway.store.conftest import Opened, at, event
@@ -96,21 +97,88 @@ async def test_a_long_journal_is_read_whole_and_in_order(opened: Opened) -> None
     assert [row.row for row in opened.store.journal_after("left", 10)] == [n for n in range(11, 1203) if n % 3]
 
 
-async def test_the_same_event_twice_is_refused_and_counted_and_leaves_no_hole(opened: Opened) -> None:
-    opened.writer.derived(Derived("left", (event(1, payload=b"first"),)))
+async def test_a_commit_that_went_through_behind_an_error_is_not_done_twice(
+    opened: Opened, settings: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = []
+
+    def hides_its_success(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> int:
+        last_seq = write(connection, batch, last_seq)
+        if len(hidden) < 2:
+            hidden.append(last_seq)
+            raise sqlite3.OperationalError("disk I/O error")
+        return last_seq
+
+    monkeypatch.setattr("gateway.store.writer.write", hides_its_success)
+    monkeypatch.setattr("gateway.store.writer.RETRY_MIN_S", 0.01)
+    for number in (1, 2):
+        opened.writer.journal("left", "frame", b"x", at(number))
+        opened.writer.derived(Derived("left", (event(number),)))
     await opened.writer.flush()
-    opened.writer.derived(Derived("left", (event(1, payload=b"again"), event(2))))
+    opened.writer.derived(Derived(None, (event(3),)))
     await opened.writer.flush()
-    assert opened.writer.counters.duplicates_refused == 1
-    log = opened.store.events()
-    assert [(e.seq, e.payload) for e in log.after(0, 10)] == [(1, b"first"), (2, b"event 2")]
-    log.close()
+    assert len(hidden) == 2
+    assert rows(settings, "SELECT row FROM journal") == [(1,), (2,)]
+    assert rows(settings, "SELECT seq, id FROM event") == [(1, "event-1"), (2, "event-2"), (3, "event-3")]
 
 
-async def test_the_same_id_of_another_source_is_another_event(opened: Opened) -> None:
-    opened.writer.derived(Derived(None, (event(1, wearable="left"), event(1, wearable="right"))))
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_change_of_activity_is_committed_at_once_where_that_is_asked_for(tmp_path: Path, asked: bool) -> None:
+    opened = Opened(StoreSettings(path=tmp_path / "gateway.db", commit_interval_s=1, commit_on_change=asked))
+    began = time.monotonic()
+    opened.writer.derived(Derived("left", (event(1),)))
+    opened.writer.derived(Derived("left", (event(2),), changes=True))
+    await opened.until(lambda: bool(opened.commits))
+    assert opened.commits[-1].event_seq == 2
+    assert (time.monotonic() - began < 1) == asked
+    await opened.close()
+
+
+async def test_above_its_bounds_with_stop_backlog_nothing_is_fetched_then_nothing_taken_until_events_have_left(
+    tmp_path: Path,
+) -> None:
+    settings = StoreSettings(
+        path=tmp_path / "gateway.db", commit_interval_s=60, event_bytes_max=1024 * 1024, when_full="stop_backlog"
+    )
+    opened = Opened(settings, ["broker"])
+    opened.writer.trim(at(0))
     await opened.writer.flush()
-    assert opened.store.last_seq() == 2
+    opened.writer.derived(Derived("left", tuple(event(n, payload=bytes(10_000)) for n in range(1, 106))))
+    await opened.writer.flush()
+    assert opened.writer.room() == 0
+    assert opened.writer.journal("left", "frame", b"live", at(1)) == 1
+    opened.writer.derived(Derived("left", tuple(event(n, payload=bytes(10_000)) for n in range(106, 120))))
+    await opened.writer.flush()
+    with pytest.raises(StoreFull, match="full to its bounds, and when_full is stop_backlog"):
+        opened.writer.journal("left", "frame", b"live", at(2))
+    opened.writer.cursor(Cursor("broker", 100))
+    opened.writer.trim(at(3))
+    await opened.writer.flush()
+    await opened.writer.flush()
+    assert opened.writer.room() == settings.queue_bytes_max
+    assert opened.writer.journal("left", "frame", b"live", at(4)) == 2
+    assert opened.writer.fill.dropped == ()
+    await opened.close()
+
+
+async def test_above_its_bound_what_is_oldest_goes_behind_each_commit_and_is_told(tmp_path: Path) -> None:
+    settings = StoreSettings(path=tmp_path / "gateway.db", commit_interval_s=60, event_bytes_max=1024 * 1024)
+    opened = Opened(settings, ["broker"])
+    opened.writer.trim(at(0))
+    await opened.writer.flush()
+    for first in range(1, 2001, 100):  # nobody asks for trimming meanwhile
+        opened.writer.derived(Derived("left", tuple(event(n, payload=bytes(5000)) for n in range(first, first + 100))))
+        await opened.writer.flush()
+    await opened.close()
+    with Store.open(settings) as store:
+        log = store.events()
+        left = [e.seq for e in log.after(0, 3000)]
+        log.close()
+    assert left == list(range(left[0], 2001))
+    assert settings.path.stat().st_size < 2 * 1024 * 1024
+    (dropped,) = opened.writer.fill.dropped
+    assert (dropped.kind, dropped.wearable, dropped.reason) == ("prediction", "left", "bytes")
+    assert (dropped.count, dropped.bytes) == (left[0] - 1, 5000 * (left[0] - 1))
 
 
 async def test_the_newest_cursor_and_parking_are_kept(opened: Opened) -> None:
@@ -234,6 +302,7 @@ import asyncio, sys
 from pathlib import Path
 from gateway.clock import Instant
 from gateway.store import Store, StoreSettings, Writer
+from gateway.store.batch import Batch, write
 from gateway.store.rows import Cursor, Derived, LoggedEvent
 
 async def main(path):
@@ -312,8 +381,8 @@ def test_the_store_holds_what_a_list_and_two_dictionaries_would(operations: list
                     journal.append((wearable, value))
                     writer.journal(wearable, "frame", value, at(step))
                 elif operation == "derived":
-                    made = event(value, wearable=wearable, payload=b"%d" % step)
-                    logged.setdefault((made.source, made.id), made.payload)
+                    made = event(step, wearable=wearable, payload=b"%d of %d" % (step, value))
+                    logged[made.source, made.id] = made.payload
                     progress[wearable] = b"%d" % step
                     writer.derived(Derived(wearable, (made,), progress=progress[wearable]))
                 else:

@@ -484,6 +484,41 @@ async def test_events_that_are_not_there_any_more_hold_up_nothing(house: Start) 
     assert numbers(broker.payloads) == [2, 3, 6, 7, 8]
 
 
+async def test_what_the_store_dropped_before_it_was_acknowledged_is_passed_and_counted(house: Start) -> None:
+    broker = ScriptedBroker()
+    made = await house(broker, backoff_min_s=0.05, backoff_max_s=0.05)
+    made.log(range(1, 4))
+    await made.sent()
+    broker.refusals = deque([BrokerUnavailable("away")] * 10_000)
+    assert broker.live is not None
+    broker.live.drop("cut")
+    made.log(range(4, 5000))
+    await made.writer.flush()
+    made.store.connection.execute("DELETE FROM event WHERE seq BETWEEN 4 AND 4900")
+    broker.refusals.clear()
+    await made.sent()
+    assert numbers(broker.payloads) == [1, 2, 3, *range(4901, 5000)]
+    assert (made.publisher.counters.dropped, made.publisher.waiting) == (4897, 0)
+    await made.writer.flush()
+    cursor = made.store.cursor("broker")
+    assert cursor is not None
+    assert (cursor.position, cursor.beyond) == (4999, ())
+
+
+async def test_what_was_gone_before_a_destination_began_is_no_loss_of_its(house: Start) -> None:
+    first = await house(ScriptedBroker())
+    first.log(range(1, 10))
+    await first.sent()
+    await first.writer.flush()
+    first.store.connection.execute("DELETE FROM event WHERE seq < 6")
+    await first.stop()
+    broker = ScriptedBroker()
+    second = await house(broker, destination="another")
+    await second.sent()
+    assert numbers(broker.payloads) == [6, 7, 8, 9]
+    assert second.publisher.counters.dropped == 0
+
+
 async def test_an_event_without_an_answer_holds_the_rest_only_far_behind_it(
     house: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
