@@ -370,9 +370,15 @@ class Radio:
                 self._heard[address](device, data)
         elif address not in self._heard:
             self._strangers.pop(address, None)
-            self._strangers[address] = Stranger(address, data.local_name, frozenset(map(str.lower, data.service_uuids)))
+            services = frozenset(map(str.lower, data.service_uuids))
+            self._strangers[address] = Stranger(address, _printable(data.local_name), services)
             if len(self._strangers) > STRANGERS_MAX:
                 del self._strangers[next(iter(self._strangers))]
+
+
+def _printable(name: str | None) -> str | None:
+    """Anyone may advertise any name; it must not write lines of its own to the log."""
+    return name and "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 async def _first(lost: asyncio.Task[None], other: asyncio.Task[bool], timeout_s: float | None = None) -> None:

@@ -114,8 +114,15 @@ async def test_who_else_advertises_is_remembered_while_somebody_is_listened_for(
     assert len(radio.strangers()) == STRANGERS_MAX
 
 
-def advertisement(number: int, uuids: list[str]) -> tuple[BLEDevice, AdvertisementData]:
-    name = f"no {number}"
+def test_a_name_that_anybody_advertises_writes_no_line_of_its_own_to_the_log() -> None:
+    radio = Radio(Stack())
+    radio._advertised(*advertisement(1, [], "left\n2026 gateway: all well\x1b[2J"))
+    (stranger,) = radio.strangers()
+    assert stranger.name == "left?2026 gateway: all well?[2J"
+
+
+def advertisement(number: int, uuids: list[str], name: str | None = None) -> tuple[BLEDevice, AdvertisementData]:
+    name = name or f"no {number}"
     device = BLEDevice(f"c0:00:00:00:00:{number:02x}", name, None)
     return device, AdvertisementData(name, {}, {}, uuids, None, -50, ())
 
