@@ -63,6 +63,7 @@ The control channel takes JSON lines, each answered with the status of all weara
   {"op": "reboot", "wearable": "left"}   {"op": "forget_bonds", "wearable": "left"}
   {"op": "silent", "wearable": "left", "on": true}
   {"op": "impostor", "wearable": "left", "on": true}: another device with its name and address, and none of its keys
+  {"op": "change_address", "wearable": "left"}: of one with privacy_s that is not connected, now
   {"op": "type", "wearable": "left", "digits": 123456}: on one with pairing=keyboard
   {"op": "signal", "wearable": "left", "host": 2, "dbm": -75, "sigma_db": 4}   how strongly the second host that
   attached hears it, and how far single advertisements stray (default: -50, 0); dbm null: out of that host's reach

@@ -36,7 +36,10 @@ SAMPLES_A_STEP_MAX = 4000
 """Of one wearable, so that the radio has its turn while a late one catches up."""
 FULL_PERCENT = 100
 REQUEST_BYTES_MAX = 64 * 1024
-CONTROL_OPS = ("status", "out_of_range", "silent", "stop", "reboot", "forget_bonds", "impostor", "type", "signal")
+CONTROL_OPS = (
+    *("status", "out_of_range", "silent", "stop", "reboot", "forget_bonds", "impostor", "change_address", "type"),
+    "signal",
+)
 
 
 class RequestRejected(Exception):
@@ -243,6 +246,7 @@ class Simulation:
         self._now_ns = now_ns
         self._rng = rng
         self._controls: list[Endpoint] = []
+        self._changing: set[asyncio.Task[None]] = set()
 
     def add(self, spec: WearableSpec, values: NDArray[np.float32]) -> None:
         """values: at the device's rate. Raises TruthRejected."""
@@ -319,9 +323,20 @@ class Simulation:
                 self._named(request).reboot()
             case "forget_bonds":
                 self._named(request).peripheral.forget_bonds()
+            case "change_address":
+                self._change_address(self._named(request))
             case other:
                 raise RequestRejected(f"unknown op {other!r}: expected one of {', '.join(CONTROL_OPS)}")
         return {"wearables": [wearable.status() for wearable in self.wearables]}
+
+    def _change_address(self, wearable: Wearable) -> None:
+        if wearable.spec.privacy_s is None:
+            raise RequestRejected(f"change_address: {wearable.spec.name} has no privacy_s")
+        if wearable.peripheral.central is not None:
+            raise RequestRejected(f"change_address: {wearable.spec.name} is connected")
+        changing = asyncio.get_running_loop().create_task(wearable.peripheral.change_address())
+        self._changing.add(changing)
+        changing.add_done_callback(self._changing.discard)
 
     def _set_signal(self, request: dict[str, Any]) -> None:
         """dbm null is out of reach."""

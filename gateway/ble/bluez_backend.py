@@ -292,8 +292,7 @@ class BluezAdapter:
     ) -> BleakClient:
         client = _Client(device, lost, services, timeout=timeout_s, bluez={"adapter": self.name})
         if self._bus is not None:
-            path = f"{self._path}/dev_{device.address.upper().replace(':', '_')}"
-            client.watch = self._bus.watching(path, lambda: told(rules.Linked()))
+            client.watch = self._bus.watching(device.details["path"], lambda: told(rules.Linked()))
         return client
 
     def left_half_open(self, error: BaseException) -> bool:

@@ -101,6 +101,10 @@ class SimulatorControl:
         """Another device with its name and address is there instead, which lacks its keys and lets everybody read."""
         await self._ask("impostor", wearable=wearable, on=on)
 
+    async def change_address(self, wearable: str) -> None:
+        """It advertises under another resolvable private address; it must be free, and have privacy_s."""
+        await self._ask("change_address", wearable=wearable)
+
     async def stop_sampling(self) -> None:
         """Closes the partial last frames and writes the truth; the radio stays up, so that backlogs drain."""
         await self._ask("stop")

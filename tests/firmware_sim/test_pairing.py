@@ -178,11 +178,32 @@ async def test_a_private_one_changes_its_address_and_whoever_has_its_key_knows_i
     assert irk == wearable.peripheral._bumble.irk != bytes(16)
 
 
+async def test_a_private_one_that_is_free_changes_its_address_when_it_is_told_to(meet: Meet) -> None:
+    simulation, central = await meet("pairing=numeric; privacy_s=600", Keyboard(0))
+    before = simulation.obey({"op": "status"})["wearables"][0]["advertised_address"]  # type: ignore[index]
+    changed = asyncio.Event()
+
+    def note(advertisement: Advertisement) -> None:
+        if advertisement.address.to_string(False) != before:
+            changed.set()
+
+    central.on("advertisement", note)
+    await central.start_scanning()
+    simulation.obey({"op": "change_address", "wearable": "left"})
+    await asyncio.wait_for(changed.wait(), 10)
+    await central.stop_scanning()
+    await asyncio.wait_for(central.connect(hci.Address(simulation.wearables[0].peripheral.advertised_address)), 10)
+    assert simulation.obey({"op": "change_address", "wearable": "left"}) == {
+        "error": "change_address: left is connected"
+    }
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
         ({"op": "impostor", "wearable": "left"}, "impostor: on is None, expected true or false"),
         ({"op": "type", "wearable": "left", "digits": 1000000}, "type: digits is 1000000, expected a number of up"),
+        ({"op": "change_address", "wearable": "left"}, "change_address: left has no privacy_s"),
         ({"op": "type", "wearable": "right", "digits": 1}, "no wearable 'right': there are left"),
     ],
 )

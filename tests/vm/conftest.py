@@ -49,6 +49,12 @@ class Guest:
         await self.shell("systemctl start virtual-adapter && systemctl start bluetooth")
         await self.until("bluetoothctl show | grep -q 'Powered: yes' || bluetoothctl power on", "the adapter is on")
 
+    async def plug_in_another(self) -> None:
+        """hci1 beside it, on the same radio."""
+        units = "/etc/systemd/system/virtual-adapter"
+        await self.shell(f"cp {units}.service {units}-2.service && systemctl start virtual-adapter-2")
+        await self.until("test $(bluetoothctl list | grep -c Controller) = 2", "BlueZ has both adapters")
+
     async def configure(self, only: Sequence[str] | None = None, **settings: dict[str, object]) -> None:
         """The daemon's configuration, by the addresses of the wearables outside. only: of these; None of all."""
         assert self.path.control is not None

@@ -148,6 +148,31 @@ MOMENTS = {
 
 
 @both
+async def test_a_link_that_a_killed_daemon_left_in_bluez_is_ended_and_made_afresh(running: Any) -> None:
+    """No scan shows a wearable that BlueZ is connected to, and BlueZ keeps the link for ever."""
+    await running.shell("systemctl kill --signal=KILL fidget-gateway")
+    told = "journalctl -u fidget-gateway | grep -q 'ending the link that an earlier process left'"
+    await running.until(told, "the next process finds it")
+    await streaming(running, 2)
+    await all_arrives(running)
+
+
+@both
+@pytest.mark.parametrize("guest", [{"left": "", "right": 'faults = "deaf@0-90"'}], indirect=True, ids=["deaf"])
+async def test_a_wearable_that_answers_no_attempt_to_connect_holds_up_no_other_and_is_connected_when_it_does(
+    guest: Any,
+) -> None:
+    """BlueZ 5.66 would try for longer than 100 s, and take no other attempt meanwhile."""
+    await guest.configure()
+    await guest.start()
+    left = "urn:fidget:wearable:left"
+    await guest.path.until(lambda: left in {source for source, _ in guest.path.prediction_ids()}, 75, "left streams")
+    await guest.until("journalctl -u fidget-gateway | grep 'right' | grep -q 'timed_out'", "right does not answer")
+    await streaming(guest, 2)
+    await all_arrives(guest)
+
+
+@both
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_daemon_that_is_killed(running: Any, moment: str) -> None:
     rule, word = MOMENTS[moment]

@@ -1,13 +1,14 @@
 """Pairing on real BlueZ: by passkey, by comparing numbers, just so; and what becomes of who has no bond."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from tests.e2e.test_path import due_ids
 from tests.vm.machine import GuestFailed
-from tests.vm.test_bluez import both
+from tests.vm.test_bluez import both, streaming
 from tests.vm.test_short import CONFIG, GATEWAY, PASSKEY, all_arrives, said
 
 
@@ -92,6 +93,59 @@ async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(g
     assert (await said(guest, "forget left"))[0] == 0
     code, text = await said(guest, "pair left --passkey 123456")
     assert code == 0, text
+    await all_arrives(guest)
+
+
+@both
+@pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
+async def test_a_bond_that_has_vanished_from_bluez_is_told_and_not_replaced_by_itself(guest: Any) -> None:
+    (left,) = await guest.path.made()
+    await guest.configure()
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert code == 0, text
+    await guest.start()
+    await guest.path.until(lambda: len(guest.path.prediction_ids()) >= 2, 120, "windows arrive")
+    await guest.shell(f"bluetoothctl remove {left.address}")
+    await guest.until(f"{GATEWAY} status --config {CONFIG} | grep -q 'the bond is gone from this machine'", "told")
+    code, text = await said(guest, "pair left --passkey 123456")
+    assert code == 0, f"the wearable takes a new pairing: {text}"
+    await all_arrives(guest)
+
+
+@both
+@pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
+async def test_bluetoothd_that_has_restarted_finds_an_agent_again(guest: Any) -> None:
+    """Without one a read that needs pairing never answers; with the daemon's it is refused at once, and told."""
+    await guest.configure()
+    await guest.start()
+    await guest.until("journalctl -u fidget-gateway | grep -q 'wants to be paired'", "the agent refuses")
+    await guest.shell("systemctl restart bluetooth")
+    await guest.until("journalctl -u fidget-gateway | grep -A 99 'trying again' | grep -q 'ready'", "it is attached")
+    assert (await said(guest, "retry left"))[0] == 0
+    again = "journalctl -u fidget-gateway | grep -A 999 'trying again' | grep -q 'wants to be paired'"
+    await guest.until(again, "the agent refuses again", 120)
+
+
+@both
+@pytest.mark.parametrize("guest", [{"left": f"{PASSKEY}\nprivacy_s = 3600"}], indirect=True, ids=["private"])
+async def test_a_bonded_wearable_whose_address_changes_is_the_same_wearable(guest: Any) -> None:
+    (left,) = await guest.path.made()
+    await guest.configure()
+    await guest.start()
+    scanned = json.loads(await guest.shell(f"{GATEWAY} scan --seconds 5 --json"))
+    (heard,) = (one["address"] for one in scanned if one["profile"] == "reference")
+    assert heard != left.address
+    code, text = await said(guest, f"pair left --passkey 123456 --heard-as {heard}")
+    assert (code, "left: paired" in text) == (0, True), text
+    await streaming(guest, 2)
+    for _ in range(2):
+        await guest.path.control.out_of_range("left", on=True)
+        await guest.path.control.change_address("left")
+        await guest.path.control.out_of_range("left", on=False)
+        await streaming(guest, 2)
+    await guest.shell("systemctl restart bluetooth")  # which knows it by another object from now on
+    await streaming(guest, 2)
+    assert heard not in await guest.shell("bluetoothctl devices"), "BlueZ tells its own address"
     await all_arrives(guest)
 
 
