@@ -136,7 +136,7 @@ class BluezAdapter:
     @asynccontextmanager
     async def listening(self, heard: Heard) -> AsyncIterator[None]:
         """Gives each advertisement to heard. Raises RadioAway."""
-        scanner = self.scanner(heard)
+        scanner = self.scanner(heard, each=True)  # else BlueZ keeps what it has told the daemon's scan
         try:
             async with asyncio.timeout(COMMAND_S):
                 await scanner.start()

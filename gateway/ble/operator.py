@@ -1,9 +1,20 @@
 """What an operator asks of the radio, in the daemon or beside none: to pair a wearable, and to forget it."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from gateway.ble.adapter import Adapter, Listening
 from gateway.ble.bluez_agent import Answers
 from gateway.ble.bonds import Listed, Records
+from gateway.ble.errors import RadioAway
 from gateway.link.bonds import Remembered, refusal
+
+Said = TypeVar("Said")
+
+TRIES, AGAIN_S = 3, 2.0
+"""Of what an operator asks right after a link was ended for it: bluetoothd 5.66 now and then dies of that, and is back
+within seconds."""
 
 
 def looking_for(name: str, address: str) -> str:
@@ -27,7 +38,7 @@ async def pair(
     listening: Listening | None = None,
 ) -> str:
     """`already`, or how it was paired now: `number` or `just_works`. Raises GatewayError."""
-    if await is_paired(adapter, records, wearable):
+    if await _patiently(lambda: is_paired(adapter, records, wearable)):
         return "already"
     if (await adapter.held(wearable.address)).bonded:  # made behind the operator's back, or without a number
         await adapter.unpair(wearable.address)
@@ -48,9 +59,23 @@ async def forget(adapter: Adapter, records: Records, wearable: Listed) -> bool:
 
     Raises GatewayError.
     """
-    held = await adapter.held(wearable.address)
     remembered = records.of(wearable.name, wearable.address)
-    if held.bonded or remembered is not None:  # first: what is ended must not come back after a crash
-        records.remember(wearable.name, wearable.address, Remembered.FORGOTTEN)
-    known = await adapter.unpair(wearable.address)
+
+    async def forgotten() -> bool:
+        held = await adapter.held(wearable.address)
+        if held.bonded or remembered is not None:  # first: what is ended must not come back after a crash
+            records.remember(wearable.name, wearable.address, Remembered.FORGOTTEN)
+        return await adapter.unpair(wearable.address)
+
+    known = await _patiently(forgotten)
     return known or remembered not in (None, Remembered.FORGOTTEN)
+
+
+async def _patiently(ask: Callable[[], Awaitable[Said]]) -> Said:
+    """Raises what the last try does."""
+    for _ in range(TRIES - 1):
+        try:
+            return await ask()
+        except RadioAway:
+            await asyncio.sleep(AGAIN_S)
+    return await ask()

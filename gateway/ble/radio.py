@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
@@ -28,8 +29,8 @@ RESCAN_S = 30.0
 """A scan is begun afresh after this: one that ran while the adapter was switched off and on hears nothing more and says
 nothing (BlueZ 5.66 and 5.82)."""
 RESCAN_SHARED_S = 3.0
-"""The same while a wearable is listened for that gateways share: BlueZ has the controller tell of each device once a
-scan, and how strongly it is heard must be known all the time."""
+"""The same while a wearable is listened for that gateways share, or an operator looks who is there: BlueZ has the
+controller tell of each device once a scan, and how strongly it is heard must be known all the time."""
 SCAN_FAILURES_MAX = 3
 """In a row; then the adapter is attached afresh, which on a Bumble host ends every link."""
 READY_S = 5.0
@@ -111,6 +112,7 @@ class Radio:
         self._engaged: set[str] = set()
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
+        self._afresh = asyncio.Event()
 
     @property
     def available(self) -> bool:
@@ -152,7 +154,7 @@ class Radio:
             return None
         held, limit = len(self._seats.held), self._seats.limit
         says = f"{limit} is its limit (radio.wearables_max)" if held >= limit else "its controller takes no more"
-        return f"{self.adapter.name} holds {held} wearables, {says}"
+        return f"{self.adapter.name} holds {held} {'wearable' if held == 1 else 'wearables'}, {says}"
 
     def sit(self, address: str) -> None:
         self._seats.held.add(address)
@@ -227,6 +229,7 @@ class Radio:
         """While it lasts it scans, and heard is given every advertisement of anybody. Raises RadioAway."""
         await self.ready()
         self._overhearing.append(heard)
+        self._afresh.set()  # a scan that runs has told of who is there, and would not again
         self._look_out()
         try:
             yield
@@ -342,7 +345,8 @@ class Radio:
             lost.cancel()
 
     async def _scan(self, lost: asyncio.Task[None]) -> None:
-        each = not self._shared.isdisjoint(self._listening | self._watched)
+        self._afresh.clear()
+        each = bool(self._overhearing) or not self._shared.isdisjoint(self._listening | self._watched)
         scanner = self.adapter.scanner(self._advertised, each=each)
         async with asyncio.timeout(COMMAND_S):
             await scanner.start()
@@ -350,7 +354,8 @@ class Radio:
         self._failures = 0
         try:
             timeout_s = RESCAN_SHARED_S if each else RESCAN_S
-            await _first(lost, asyncio.create_task(self._unwanted.wait()), timeout_s=timeout_s)
+            over = [asyncio.create_task(event.wait()) for event in (self._unwanted, self._afresh)]
+            await _first(lost, *over, timeout_s=timeout_s)
         finally:
             # A scan that died with its adapter cannot be stopped: "No discovery started".
             with contextlib.suppress(BleakError, TimeoutError, OSError, EOFError):
@@ -381,9 +386,12 @@ def _printable(name: str | None) -> str | None:
     return name and "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
-async def _first(lost: asyncio.Task[None], other: asyncio.Task[bool], timeout_s: float | None = None) -> None:
-    """Until one of them is done, or the time is over; other is ended."""
+async def _first(
+    lost: asyncio.Task[None], *others: asyncio.Task[Literal[True]], timeout_s: float | None = None
+) -> None:
+    """Until one of them is done, or the time is over; the others are ended."""
     try:
-        await asyncio.wait({lost, other}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({lost, *others}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        other.cancel()
+        for other in others:
+            other.cancel()

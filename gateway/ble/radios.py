@@ -111,9 +111,9 @@ class Radios:
         return None if None in said else "; ".join(filter(None, said))
 
     def full(self, address: str) -> str | None:
-        """In words, where no adapter that may hold it has room."""
-        said = [radio.full(address) for radio in self._of(address)]
-        return None if None in said else "; ".join(filter(None, said))
+        """In words, where no adapter that may hold it has room, of those that are there."""
+        said = [radio.full(address) for radio in self._of(address) if radio.available]
+        return "; ".join(filter(None, said)) if said and None not in said else None
 
     async def run(self) -> None:
         """Until cancelled. Raises RadioRejected where no waiting can help."""

@@ -24,6 +24,8 @@ class WearableTruth:
     to_make: int
     acknowledged: int
     connected: bool
+    central: str | None
+    """The address of the host that holds it."""
     finished: bool
     sessions: dict[str, int]
     """Samples made, by session, the running one last."""
@@ -71,6 +73,7 @@ class SimulatorControl:
                 to_make=w["to_make"],
                 acknowledged=w["acked"],
                 connected=w["connected"],
+                central=w["central"],
                 finished=w["finished"],
                 sessions={session["session"]: session["made"] for session in w["sessions"]},
                 links_max=w["links_max"],

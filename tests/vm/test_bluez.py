@@ -177,6 +177,9 @@ async def test_a_wearable_that_answers_no_attempt_to_connect_holds_up_no_other_a
 async def test_a_daemon_that_is_killed(running: Any, moment: str) -> None:
     rule, word = MOMENTS[moment]
     await running.shell("systemctl stop fidget-gateway")
+    unheard = moment == "while it scans"  # else it connects before the kill reaches it
+    for name in ("left", "right"):
+        await running.path.control.out_of_range(name, on=unheard)
     await running.shell(
         "systemctl start --no-block fidget-gateway;"
         f' timeout 60 dbus-monitor --system "{rule}"'
@@ -184,6 +187,8 @@ async def test_a_daemon_that_is_killed(running: Any, moment: str) -> None:
         " pkill -x dbus-monitor; exit $killed; }",
         90,
     )
+    for name in ("left", "right"):
+        await running.path.control.out_of_range(name, on=False)
     await streaming(running, 2)
     await all_arrives(running)
 

@@ -14,11 +14,13 @@ from bleak.backends.device import BLEDevice
 from bleak.exc import BleakDBusError, BleakError
 from dbus_fast import MessageType
 
+from gateway.ble import operator
 from gateway.ble.bluez_agent import Refusals
 from gateway.ble.bluez_backend import BluezAdapter
 from gateway.ble.bonds import Admission, Listed, Records
 from gateway.ble.errors import BondRefused, PairingFailed, RadioAway
 from gateway.link import rules
+from gateway.link.bonds import Remembered
 from tests.gateway.bluez import OURS, STRANGER, Adapter1, Bluez, Device1
 
 
@@ -315,6 +317,21 @@ async def test_what_bluez_knows_of_a_wearable_is_told_and_forgotten(bluez: Bluez
     assert await BluezAdapter("hci0").unpair(OURS)
     assert adapter.removed == [ours.path]
     assert not await BluezAdapter("hci0").unpair(STRANGER)
+
+
+async def test_what_an_operator_forgets_while_bluetoothd_dies_is_forgotten_once_it_is_back(
+    bluez: Bluez, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "AGAIN_S", 0.0)
+    adapter, ours, records = Adapter1(), Device1(OURS, paired=True), Records(tmp_path / "bonds.json")
+    adapter.dies = operator.TRIES - 1
+    await bluez.appears(adapter, ours)
+    assert await operator.forget(BluezAdapter("hci0"), records, Listed("left", OURS))
+    assert adapter.removed == [ours.path]
+    assert records.of("left", OURS) is Remembered.FORGOTTEN
+    adapter.dies = operator.TRIES
+    with pytest.raises(RadioAway, match=r"BlueZ does not answer \(org.freedesktop.DBus.Error.NoReply"):
+        await operator.forget(BluezAdapter("hci0"), records, Listed("left", OURS))
 
 
 @pytest.mark.parametrize("paired", [False, True])

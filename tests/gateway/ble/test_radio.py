@@ -274,6 +274,20 @@ async def test_a_scan_is_begun_afresh_every_now_and_then(monkeypatch: pytest.Mon
     await asyncio.wait({running})
 
 
+async def test_who_looks_around_is_told_of_those_that_the_scan_under_way_has_told_of() -> None:
+    """BlueZ tells a scan of each device once."""
+    stack, told = Stack(), Statuses()
+    radio = Radio(stack, told)
+    radio.listen("C0:00:00:00:00:01", True)
+    running = asyncio.create_task(radio.run())
+    assert [await told.next() for _ in range(2)] == ["ready", "scanning"]
+    async with radio.overhear(lambda _device, _data: None):
+        assert [await told.next() for _ in range(2)] == ["ready", "scanning"]
+    assert stack.starts == ["start", "stop", "start"]
+    running.cancel()
+    await asyncio.wait({running})
+
+
 async def test_an_adapter_that_is_away_is_named_until_it_is_back() -> None:
     stack, told = Stack(), Statuses()
     stack.away = [RadioAway("hci0: BlueZ has no such adapter"), RadioAway("hci0: BlueZ has no such adapter")]

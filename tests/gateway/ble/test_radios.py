@@ -85,6 +85,16 @@ async def test_one_adapter_that_is_away_is_told_and_the_other_takes_its_wearable
         assert f"{air.transport} ready" in gateway.radio.status
 
 
+async def test_where_one_adapter_is_away_and_the_other_full_who_waits_is_told_why(air: Air) -> None:
+    async with gateway_on("tcp-client:127.0.0.1:1", air.transport, wearables_max=1) as gateway:
+        wearables = [gateway.wearable((await air.peripheral(n)).address, Script()) for n in (1, 2)]
+        gateway.start()
+        await gateway.until(lambda: any(w.runner.state == "configuring" for w in wearables))
+        (waiting,) = [w for w in wearables if w.runner.state != "configuring"]
+        says = f"{air.transport} holds 1 wearable, 1 is its limit (radio.wearables_max)"
+        assert (waiting.runner.state, waiting.runner.obstacle) == ("absent", says)
+
+
 async def test_a_transport_that_cannot_be_ends_them_all_with_its_name(air: Air) -> None:
     with pytest.raises(RadioRejected, match="radio transport tpc-client:x: unknown transport scheme"):
         await open_radios("bumble", (air.transport, "tpc-client:x")).run()
