@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 LOST_TIMES = 2
 """In a row. BlueZ tells only that the connection was cancelled, which a lost link can look like, once."""
-CUT_OFF_TIMES = 3
+CUT_OFF_TIMES = UNANSWERED_TIMES = 3
 """In a row; it is told, and tried on as before, since it may be the weather."""
 
 
@@ -74,7 +74,7 @@ class Admission:
         self._records, self._wearable = records, wearable
         self._doubtful = 0
         self._bonded = False
-        self._cut_off = 0
+        self._cut_off = self._unanswered = 0
 
     def cut_off(self) -> str | None:
         """The link has ended by itself before it could be talked on, as it does where a key is missing, and at the edge
@@ -82,6 +82,13 @@ class Admission:
         self._cut_off += 1
         told = self._bonded and self._cut_off >= CUT_OFF_TIMES
         return bonds.LOST.format(name=self._wearable.name) if told else None
+
+    def unanswered(self) -> str | None:
+        """No link has come about, though it was heard. What to tell of one that is bonded, once that has been so
+        UNANSWERED_TIMES in a row: BlueZ 5.66 may show a missing key by nothing else."""
+        self._unanswered += 1
+        told = self._bonded and self._unanswered >= UNANSWERED_TIMES
+        return bonds.UNANSWERED.format(name=self._wearable.name) if told else None
 
     @asynccontextmanager
     async def connecting(self, stack: Adapter) -> AsyncIterator[None]:
@@ -100,7 +107,7 @@ class Admission:
             if lost or self._doubtful >= LOST_TIMES:
                 raise BondRefused(bonds.LOST.format(name=wearable.name)) from error
             raise
-        self._doubtful = self._cut_off = 0
+        self._doubtful = self._cut_off = self._unanswered = 0
 
     async def streaming(self, stack: Adapter) -> None:
         """It may have paired by itself meanwhile, which counts from now on."""

@@ -296,6 +296,7 @@ class LinkRunner:
                     self._report("link_lost", self._link.why)
                 case rules.Due():
                     self._report("timed_out", self._link.why)
+                    self._note_unanswered(was)
                 case rules.Refused():
                     self._report("unpaired", self._link.why)
         self._on_state(state)
@@ -317,6 +318,15 @@ class LinkRunner:
             self._client = None
         if state is State.STOPPED:
             self._stopped.set()
+
+    def _note_unanswered(self, was: State) -> None:
+        """Of one that is bonded it may mean that its bond is gone."""
+        if (
+            was is State.CONNECTING
+            and self._admission is not None
+            and (why := self._admission.unanswered()) is not None
+        ):
+            self._report("bond_refused", why)
 
     def _heard(self, device: BLEDevice, data: AdvertisementData) -> None:
         if self._seat is not None and self._sighted(self._seat) is not device:

@@ -40,6 +40,11 @@ LOST = (
     "if it is yours, `gateway forget {name}` and `gateway pair {name}`"
 )
 """Not a verdict of `refusal`: the wearable itself has shown it."""
+UNANSWERED = (
+    "it is heard, and no link to it comes about: it is at the edge of reach, or does not know its bond any more; "
+    "if it was reset, `gateway forget {name}` and `gateway pair {name}`"
+)
+"""Nor this: a stack may show a lost bond by nothing but time-outs."""
 
 
 def learnt(remembered: Remembered | None, held: Held) -> Remembered | None:

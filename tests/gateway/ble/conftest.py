@@ -19,6 +19,7 @@ from firmware_sim.endpoint import Endpoint
 from firmware_sim.radio import VirtualRadio
 from firmware_sim.scenario import parse_wearable
 from gateway.ble import open_radio
+from gateway.ble.bonds import Admission
 from gateway.ble.radio import Radio
 from gateway.ble.radios import Radios
 from gateway.ble.runner import LinkRunner
@@ -215,6 +216,7 @@ class Host:
         services: Sequence[str] | None = None,
         held: Callable[[Mapping[int, bytes]], bool | None] = lambda _: None,
         shared: bool = False,
+        admission: Admission | None = None,
     ) -> Wearable:
         reference = profile_of("reference")
         states: list[str] = []
@@ -241,6 +243,7 @@ class Host:
             on_fault=told(faults.append),
             held=held,
             shared=shared,
+            admission=admission,
         )
         made = Wearable(runner, states, observed, faults)
         self.wearables.append(made)

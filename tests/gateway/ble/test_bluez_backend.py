@@ -231,6 +231,30 @@ async def test_a_bonded_wearable_whose_link_ends_at_once_again_and_again_is_told
     assert "it does not know its bond any more" in told
 
 
+async def test_a_bonded_wearable_that_is_heard_and_only_times_out_is_told_of_with_the_way_out(
+    bluez: Bluez, tmp_path: Path
+) -> None:
+    ours = Device1(OURS, paired=True)
+    await bluez.appears(Adapter1(), ours)
+    stack, admission = BluezAdapter("hci0"), Admission(Records(tmp_path / "bonds.json"), Listed("left", OURS))
+
+    async def time_out() -> str | None:
+        with suppress(TimeoutError):
+            async with admission.connecting(stack):
+                raise TimeoutError
+        return admission.unanswered()
+
+    assert [await time_out(), await time_out()] == [None, None]
+    told = await time_out()
+    assert told is not None
+    assert "does not know its bond any more; if it was reset, `gateway forget left` and `gateway pair left`" in told
+    async with admission.connecting(stack):
+        pass  # this one is connected
+    assert [await time_out(), await time_out()] == [None, None]
+    never_bonded = Admission(Records(tmp_path / "none.json"), Listed("right", STRANGER))
+    assert [never_bonded.unanswered() for _ in range(4)] == [None] * 4
+
+
 async def test_a_bond_that_vanishes_from_bluez_is_not_replaced_and_survives_no_restart(
     bluez: Bluez, tmp_path: Path
 ) -> None:

@@ -17,8 +17,10 @@ import pytest
 from bleak.backends.service import BleakGATTServiceCollection
 from bumble import ll
 
+from gateway.ble.bonds import Admission, Listed, Records
 from gateway.ble.runner import OPERATIONS_MAX
 from gateway.link import rules
+from gateway.link.bonds import Held
 from gateway.link.trouble import Obstacle, Trouble
 from gateway.profiles.conversation import (
     Command,
@@ -606,6 +608,25 @@ async def test_a_wearable_that_never_answers_gives_way_to_the_others(
     assert re.fullmatch(r"not connected within \d s", never.faults[0][1])
     for task in running:
         task.cancel()
+
+
+async def test_one_that_is_bonded_heard_and_never_answers_is_told_to_have_lost_its_bond_perhaps(
+    air: Air, host: Hosts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def held(_adapter: object, _address: str) -> Held:
+        return Held(True)
+
+    monkeypatch.setattr("gateway.ble.bumble_backend.BumbleAdapter.held", held)
+    monkeypatch.setattr(rules, "CONNECT_S", 0.2)
+    deaf = await air.peripheral()
+    deaf.controller.deaf = True
+    gateway = host(air.transport)
+    admission = Admission(Records(tmp_path / "bonds.json"), Listed("left", deaf.address))
+    never = gateway.wearable(deaf.address, Script(), admission=admission)
+    gateway.start()
+    await gateway.until(lambda: any(name == "bond_refused" for name, _ in never.faults))
+    assert [name for name, _ in never.faults].count("timed_out") == 3
+    assert never.faults[-1][1].endswith("if it was reset, `gateway forget left` and `gateway pair left`")
 
 
 @pytest.mark.parametrize("at_once", [False, True])
