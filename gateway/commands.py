@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ SCAN_S_MAX = 600.0
 TABLE_EVERY_S = 0.5
 ASK_S = 30.0
 """The wearable waits no longer for a person (Bluetooth Core 5.4, Vol 3, Part H, 3.4)."""
+MOMENT_US_MAX = 2**53
 TURN_WAIT_S = 120.0
 """Until nobody else connects."""
 
@@ -56,6 +57,29 @@ class Managed(Protocol):
         ...
 
 
+class Replayed(Protocol):
+    """What is sent again on request, while it is."""
+
+    end: int
+    first: int
+    position: int
+    found: int
+    acknowledged: int
+    refused: int
+    over: asyncio.Event
+
+
+class Replays(Protocol):
+    """Whoever sends events."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def connected(self) -> bool: ...
+    def replay(self, since_ns: int, until_ns: int, wearable: str | None = None) -> Replayed: ...
+    def cancel(self, request: Any) -> None: ...
+
+
 class Commands:
     def __init__(
         self,
@@ -65,7 +89,10 @@ class Commands:
         wearables: Sequence[Managed],
         status: Callable[[], Mapping[str, Any]],
         append: Callable[[Sequence[Rescored]], Awaitable[int]],
+        replays: Replays,
     ) -> None:
+        self._replays = replays
+        self._replaying = False
         self._config, self._radios, self._records, self._status = config, radios, records, status
         self._append_to_log = append
         self._wearables = {wearable.settings.id: wearable for wearable in wearables}
@@ -79,6 +106,7 @@ class Commands:
             "pair": self._pair,
             "forget": self._forget,
             "retry": self._retry,
+            "replay": self._replay,
             "append": self._append,
         }
 
@@ -178,6 +206,40 @@ class Commands:
                 return {"appended": await self._append_to_log([Rescored.of(one) for one in given])}
         raise InputRejected("events: expected a list of objects")
 
+    async def _replay(self, request: Mapping[str, Any], talk: Talk) -> Mapping[str, Any]:
+        since_ns, until_ns = (1000 * _moment_us(request, name) for name in ("since_us", "until_us"))
+        wearable = request.get("wearable")
+        if wearable is not None and not isinstance(wearable, str):
+            raise InputRejected(f"wearable {wearable!r}: expected a text")
+        if self._replaying:
+            raise Busy("events are being sent again already")
+        self._replaying = True
+        replayed = self._replays.replay(since_ns, until_ns, wearable)
+        try:
+            while not replayed.over.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(TABLE_EVERY_S):
+                        await replayed.over.wait()
+                talk.tell(self._replay_told(replayed))
+        finally:
+            self._replaying = False
+            self._replays.cancel(replayed)
+        if not replayed.found and wearable is not None and wearable not in self._wearables:
+            there = ", ".join(self._wearables)
+            raise InputRejected(f"no event of a wearable {wearable!r} is stored of that time; configured are {there}")
+        return self._replay_told(replayed)
+
+    def _replay_told(self, replayed: Replayed) -> dict[str, Any]:
+        of = max(0, replayed.end - replayed.first + 1)
+        return {
+            "looked_at": min(of, max(0, replayed.position - replayed.first + 1)),
+            "of": of,
+            "found": replayed.found,
+            "acknowledged": replayed.acknowledged,
+            "refused": replayed.refused,
+            "waits_for": None if self._replays.connected else self._replays.state,
+        }
+
     async def _retry(self, request: Mapping[str, Any], _talk: Talk) -> Mapping[str, Any]:
         wanted = [self._named(request)] if request.get("wearable") is not None else list(self._wearables.values())
         return {"tried": [one.settings.id for one in wanted if one.retry()]}
@@ -185,6 +247,14 @@ class Commands:
 
 LINKED = frozenset({"discovering", "pairing", "configuring", "streaming", "draining", "silent"})
 """States in which there is a link."""
+
+
+def _moment_us(request: Mapping[str, Any], name: str) -> int:
+    """Raises InputRejected."""
+    found = request.get(name)
+    if isinstance(found, bool) or not isinstance(found, int) or not -MOMENT_US_MAX <= found <= MOMENT_US_MAX:
+        raise InputRejected(f"{name} {found!r}: expected microseconds of UTC since 1970")
+    return found
 
 
 def listed_of(settings: WearableSettings) -> Listed:

@@ -480,7 +480,9 @@ class Daemon:
         self._unheard_told = False
         self._status_failing = False
         self._manager = ServiceManager()
-        commands = Commands(config, self.radio, self.records, self.wearables, self._status, self._append)
+        commands = Commands(
+            config, self.radio, self.records, self.wearables, self._status, self._append, self.publisher
+        )
         self.local = LocalServer(config.socket, commands.operations(), config.local.group)
 
     def _wearable(self, settings: WearableSettings, loaded: Loaded) -> Wearable:

@@ -26,6 +26,7 @@ COMMANDS = {
     "events": "list what the event log holds: predictions, drift, states, by wearable, kind and time",
     "export": "write predictions or raw samples of a range of time as CSV or Parquet",
     "rescore": "derive predictions with another bundle from the samples that are still kept",
+    "replay": "send again what is still stored of some time, same ids and bytes",
     "connparams": "have the kernel connect to the configured wearables with the parameters that they need",
     "mount": "find how a wearable is worn by three postures, and write it to the configuration",
     "score": "predict from a recording or an array of windows, without radio or broker",
