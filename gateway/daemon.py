@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gateway.commands import LINKED, Commands, is_forgotten, listed_of
 from gateway.config import BundleSettings, Config, WearableSettings
 from gateway.control.rescored import Rescored, acceptable
 from gateway.errors import GatewayError, InputRejected
+from gateway.events import GatewayState
 from gateway.health import Facts, LinkFacts, ServiceManager, Verdict, judge, watchdog_interval_s
 from gateway.inference import Predictor, load_predictor, self_test
 from gateway.link.bonds import FORGOTTEN, may_pair_by_itself
@@ -47,7 +49,7 @@ from gateway.store import Committed, Committer, Store, Writer
 from gateway.store.batch import ROW_OVERHEAD_BYTES
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Derived
-from gateway.store.telling import Telling, state_of
+from gateway.store.telling import Telling, report_of
 from gateway.stream.arrival import ArrivalRate
 from gateway.stream.coalescing import span_of
 from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest, store_event
@@ -632,11 +634,18 @@ class Daemon:
 
     def _tell_store(self, now: Instant) -> None:
         """Its state as an event: once something had to be dropped, once it is full and once it is so no longer."""
-        state = self._telling.due(self.writer.fill, now)
-        if state is None:
+        report = self._telling.due(self.writer.fill, now)
+        if report is None:
             return
         for line in self._telling.sentences(now):
             log.warning("store: %s", line)
+        state = GatewayState(
+            status="online",
+            start=self.store.start,
+            connection=self.publisher.counters.connections,
+            version=version("fidget-gateway"),
+            store=report,
+        )
         event = store_event(self.config.gateway.id, now, state)
         self.writer.derived(Derived(None, events=(event,)))
 
@@ -675,7 +684,7 @@ class Daemon:
             "health": {"level": verdict.level, "reasons": list(verdict.reasons)},
             "radio": self.radio.status,
             "store": self.store_fault or "ok",
-            "stored": state_of(self.writer.fill, self.store.findings).model_dump(exclude_none=True),
+            "stored": report_of(self.writer.fill, self.store.findings).model_dump(exclude_none=True),
             "broker": {
                 "state": self.publisher.state,
                 "connected": self.publisher.connected,

@@ -181,14 +181,46 @@ class ClockData(_Model):
     uncertainty_us: Microseconds
 
 
+class DroppedData(_Model):
+    """What had to go from the store although it was still needed, since the store began.
+
+    kind: of event, or "observation" (what a wearable sent, before anything was derived from it). wearable: left out for
+    the gateway's own events. reason: which bound. bytes: of payloads. oldest, newest: as the gateway's clock said.
+    """
+
+    kind: str
+    wearable: str | None = None
+    reason: Literal["bytes", "age", "disk"]
+    count: Count
+    bytes: Count
+    oldest: str
+    newest: str
+
+
+class StoreReport(_Model):
+    """Of the gateway's store. status: "full" where it takes nothing more, so that wearables keep their
+    samples. used, bound: bytes, of observations ("journal") and of events ("event"). findings: what was wrong with the
+    database when it was opened, and what became of it."""
+
+    status: Literal["ok", "full"]
+    used: dict[str, Count]
+    bound: dict[str, Count]
+    dropped: tuple[DroppedData, ...] = ()
+    findings: tuple[str, ...] = ()
+
+
 class GatewayState(_Model):
-    """start: how many times the gateway has been started; connection: to the broker, since that start."""
+    """start: how many times the gateway has been started; connection: to the broker, since that start.
+
+    store: told between births, once something had to be dropped from the store, and once it is full or no longer.
+    """
 
     of: Literal["gateway"] = "gateway"
     status: Literal["online", "offline"]
     start: Count
     connection: Count = 0
     version: str
+    store: StoreReport | None = None
 
 
 Trouble = Literal["refused", "unpaired", "quarantined", "adapter_away", "adapter_full", "held", "unheard"]
@@ -239,35 +271,6 @@ class WearableState(_Model):
     frames_malformed: Count = 0
 
 
-class DroppedData(_Model):
-    """What had to go from the store although it was still needed, since the store began.
-
-    kind: of event, or "observation" (what a wearable sent, before anything was derived from it). wearable: left out for
-    the gateway's own events. reason: which bound. bytes: of payloads. oldest, newest: as the gateway's clock said.
-    """
-
-    kind: str
-    wearable: str | None = None
-    reason: Literal["bytes", "age", "disk"]
-    count: Count
-    bytes: Count
-    oldest: str
-    newest: str
-
-
-class StoreState(_Model):
-    """Of the gateway's store; not retained. status: "full" where it takes nothing more, so that wearables keep their
-    samples. used, bound: bytes, of observations ("journal") and of events ("event"). findings: what was wrong with the
-    database when it was opened, and what became of it."""
-
-    of: Literal["store"] = "store"
-    status: Literal["ok", "full"]
-    used: dict[str, Count]
-    bound: dict[str, Count]
-    dropped: tuple[DroppedData, ...] = ()
-    findings: tuple[str, ...] = ()
-
-
 # Events.
 
 
@@ -314,11 +317,11 @@ class Clock(_Event):
 
 
 class State(_Event):
-    """Retained by the broker, but for the store's."""
+    """Retained by the broker, but for the gateway's with `store`."""
 
     type: Literal["fidget.state.v1"] = "fidget.state.v1"
     dataschema: Literal["urn:fidget:schema:state:v1"] = "urn:fidget:schema:state:v1"
-    data: Annotated[GatewayState | WearableState | StoreState, Field(discriminator="of")]
+    data: Annotated[GatewayState | WearableState, Field(discriminator="of")]
 
 
 Event = Prediction | Drift | Clock | State

@@ -157,9 +157,9 @@ def text_of(line: Line) -> str:
         case events.State(data=events.WearableState() as data):
             return ", ".join(_state(data))
         case events.State(data=events.GatewayState() as data):
-            return f"gateway {data.status}, start {data.start}"
-        case events.State(data=events.StoreState() as data):
-            return f"store {data.status}, {sum(one.count for one in data.dropped)} rows dropped in all"
+            dropped = sum(one.count for one in data.store.dropped) if data.store else 0
+            store = f", store {data.store.status}, {dropped} rows dropped in all" if data.store else ""
+            return f"gateway {data.status}, start {data.start}{store}"
     return "cannot be read by this version"
 
 

@@ -1,4 +1,4 @@
-"""What of the store is told: to people in sentences, to subscribers as its state; and when. Pure."""
+"""What of the store is told: to people in sentences, to subscribers as its report; and when. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RECENT_NS = 24 * AGAIN_NS
 """For so long people are told of it."""
 
 
-def state_of(fill: Fill, findings: Sequence[str]) -> events.StoreState:
+def report_of(fill: Fill, findings: Sequence[str]) -> events.StoreReport:
     dropped = tuple(
         events.DroppedData(
             kind=one.kind,
@@ -28,7 +28,7 @@ def state_of(fill: Fill, findings: Sequence[str]) -> events.StoreState:
         for one in fill.dropped
     )
     status = "ok" if fill.takes else "full"
-    return events.StoreState(
+    return events.StoreReport(
         status=status, used=fill.bytes, bound=fill.bound, dropped=dropped, findings=tuple(findings)
     )
 
@@ -56,8 +56,8 @@ class Telling:
     _took: bool = True
     _began_ns: int | None = None
 
-    def due(self, fill: Fill, now: Instant) -> events.StoreState | None:
-        """The state, where it has to be told now."""
+    def due(self, fill: Fill, now: Instant) -> events.StoreReport | None:
+        """The report, where it has to be told now."""
         first = self._began_ns is None
         if first:
             self._began_ns, self._told, self._seen = now.mono_ns, self.known, self.known
@@ -68,7 +68,7 @@ class Telling:
         if not (more and not recently) and fill.takes == self._took and not (first and self.findings):
             return None
         self._told, self._told_ns, self._took = fill.dropped, now.mono_ns, fill.takes
-        return state_of(fill, self.findings)
+        return report_of(fill, self.findings)
 
     def sentences(self, now: Instant) -> list[str]:
         """What people should know of: what was dropped lately, and what was found."""

@@ -254,7 +254,7 @@ def clock_event(gateway: str, at: Instant, uncertainty_ns: int) -> LoggedEvent:
     return logged("clock", None, event, topic, at, retain=False)
 
 
-def store_event(gateway: str, at: Instant, data: events.StoreState) -> LoggedEvent:
+def store_event(gateway: str, at: Instant, data: events.GatewayState) -> LoggedEvent:
     """On the topic of the gateway's own state, which stays retained there."""
     event = events.State(
         id=events.store_state_id(at.boot_id, at.mono_ns),

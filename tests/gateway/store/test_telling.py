@@ -1,7 +1,7 @@
 """What is told of drops: at once, then seldom; to people for a day."""
 
 from gateway.store.rows import Dropped
-from gateway.store.telling import AGAIN_NS, RECENT_NS, Telling, sentence, state_of
+from gateway.store.telling import AGAIN_NS, RECENT_NS, Telling, report_of, sentence
 from gateway.store.writer import Fill
 from tests.gateway.store.conftest import at
 
@@ -69,8 +69,8 @@ def test_people_are_told_for_a_day_what_was_dropped_and_what_was_found() -> None
     assert telling.sentences(at(15 + RECENT_NS / 1e9)) == []
 
 
-def test_the_state_is_what_the_store_holds() -> None:
-    state = state_of(fill(takes=False), ())
+def test_the_report_is_what_the_store_holds() -> None:
+    state = report_of(fill(takes=False), ())
     assert (state.status, state.used, state.bound) == ("full", {"journal": 1, "event": 2}, {"journal": 10, "event": 20})
     one = Dropped("observation", "gone", "age", 3, 100, UTC, UTC)
     assert sentence(one).startswith("3 observations of gone dropped for their age, 0.0 MB")
