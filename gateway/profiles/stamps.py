@@ -1,12 +1,12 @@
 """Device times of samples from the stamps of their frames, where a stamp counts since the wearable's start and wraps.
 
-A stamp is rounded (1 ms at Movesense) and read when a frame is made, so it jitters; samples are taken evenly. A
-tracking filter of position and period gives them even times: the expanding-memory filter of the first degree
-(E. Brookner, Tracking and Kalman Filtering Made Easy, 1998, 1.2.10), alpha = 2(2k-1) / (k(k+1)), beta = 6 / (k(k+1)),
-which for frame k is the least-squares line through all stamps so far; k stops at MEMORY_FRAMES, so that it follows a
-slow drift. The first frame counts as PRIOR_FRAMES of the nominal rate: with more of them a rate that is off by some
-percent is not learnt before its frames are half a sample late, with fewer the rounding of two stamps tells the rate.
-With frames of four samples or fewer a rate may be off by 9 %, of eight by 3 %.
+A stamp is rounded (1 ms at Movesense) and read when a frame is made, so it jitters; samples are taken evenly. Recursive
+least squares give them even times (S. Haykin, Adaptive Filter Theory, 4th ed. 2002, 9.3): the line of time over sample
+number through all stamps so far, of which older ones count less, FORGETTING from one frame to the next, so that it
+follows a slow drift. How far apart the frames are, for losses between them, is weighed as a line does. The first frame
+counts as PRIOR_FRAMES of the nominal rate before it: with more of them a rate that is off by some percent is not learnt
+before its frames are half a sample late, with fewer the rounding of two stamps tells the rate. With frames of four
+samples or fewer a rate may be off by 9 %, of eight by 3 %.
 
 A frame that comes later than expected by half a sample or more tells of round(late / period) lost samples. A stamp that
 goes back, comes earlier than expected by more than EARLY_SAMPLES, or goes forward by more than STEP_S, is a step of the
@@ -15,7 +15,7 @@ clock: also one by a sample, or the period would be bent to catch up with it, an
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from gateway.profiles.conversation import Received
 from gateway.profiles.streaming import StreamingDecoder, bursts
 
 STEP_S = 60.0
-MEMORY_FRAMES = 128
-"""20 s of Movesense's frames, 2 s of Xsens DOT's. One that warms up, 1e-6 of its rate a second,
-lags 0.1 ms by it."""
+FORGETTING = 0.985
+"""A frame counts half after 46 more: 3.5 s of Movesense's, 0.8 s of Xsens DOT's. One that warms up, 1e-6 of its rate a
+second, lags less than 0.1 ms by it; with less memory the rounding of stamps bends the line."""
 PRIOR_FRAMES = 2
 PERIOD_TOLERANCE = 0.1
 """A sensor's rate differs from its nominal one by at most so much (LSM6DS3: 10 %); no stamp moves the period beyond."""
@@ -59,11 +59,14 @@ class Stamps:
     next_ns: float = 0.0
     """When the next frame's first sample is due."""
     next_index: int = 0
-    frames: int = PRIOR_FRAMES
+    doubt: tuple[float, float, float] | None = None
+    """Of the time of the last frame's first sample and of the period: variance, covariance and variance, of which one
+    stamp's is 1; None before the first frame. `samples` lie between that sample and the next frame's."""
+    samples: int = 0
 
     def clear(self) -> None:
         self.stamp, self.elapsed_ns, self.next_ns, self.next_index = None, 0, 0.0, 0
-        self.period_ns, self.frames = self.nominal_ns, PRIOR_FRAMES
+        self.period_ns, self.doubt, self.samples = self.nominal_ns, None, 0
 
     def stepped(self, stamp: int) -> bool:
         """Whether this stamp follows the last one only if the clock was set or restarted, or one of both is garbage."""
@@ -88,18 +91,19 @@ class Stamps:
         if self.stamp is None:
             return None
         last, elapsed_ns, next_ns, period_ns = self.stamp, self.elapsed_ns, self.next_ns, self.period_ns
+        doubt, samples = self.doubt or _doubt_at_first(n), self.samples or n
         lines = []
-        for frames, stamp in enumerate(stamps, self.frames + 1):
+        for stamp in stamps:
             gap_ns = self._gap_ns(last, stamp)
             late_ns = elapsed_ns + gap_ns - next_ns
             if not 0 < gap_ns <= STEP_S * 1e9 or not -EARLY_SAMPLES <= late_ns / period_ns <= 0.5:
                 return None
-            start_ns, period_ns = self._filtered(next_ns, period_ns, late_ns, min(frames, MEMORY_FRAMES), n)
-            next_ns = start_ns + n * period_ns
+            start_ns, period_ns, doubt = self._fitted(next_ns, period_ns, late_ns, doubt, samples)
+            next_ns, samples = start_ns + n * period_ns, n
             last, elapsed_ns = stamp, elapsed_ns + gap_ns
             lines.append((start_ns, period_ns))
         self.stamp, self.elapsed_ns, self.next_ns, self.period_ns = last, elapsed_ns, next_ns, period_ns
-        self.frames = min(self.frames + len(stamps), MEMORY_FRAMES)
+        self.doubt, self.samples = doubt, samples
         first, self.next_index = self.next_index, self.next_index + n * len(stamps)
         start, period = np.array(lines).T[:, :, None]
         return Stamped(first, 0, np.rint(start + period * np.arange(n)).astype(np.int64).ravel())
@@ -115,22 +119,36 @@ class Stamps:
             lost = max(0, round(late_ns / self.period_ns))
             late_ns -= lost * self.period_ns
             self.next_ns += lost * self.period_ns
-        self.frames = min(self.frames + 1, MEMORY_FRAMES)
-        since = n + lost  # so many samples have made it so late
-        start_ns, self.period_ns = self._filtered(self.next_ns, self.period_ns, late_ns, self.frames, since)
-        self.stamp, self.next_index = stamp, self.next_index + lost + n
+        if self.doubt is None:
+            start_ns, self.doubt = self.next_ns, _doubt_at_first(n)
+        else:
+            since = self.samples + lost  # so many samples have made it so late
+            start_ns, self.period_ns, self.doubt = self._fitted(
+                self.next_ns, self.period_ns, late_ns, self.doubt, since
+            )
+        self.stamp, self.samples, self.next_index = stamp, n, self.next_index + lost + n
         self.next_ns = start_ns + n * self.period_ns
         return lost, start_ns
 
-    def _filtered(self, next_ns: float, period_ns: float, late_ns: float, k: int, n: int) -> tuple[float, float]:
-        """The time of frame k's first sample and the period, from when it was due and how late its stamp is, n samples
-        after the one before."""
+    def _fitted(
+        self, next_ns: float, period_ns: float, late_ns: float, doubt: tuple[float, float, float], n: int
+    ) -> tuple[float, float, tuple[float, float, float]]:
+        """The time of a frame's first sample, the period, and their doubt, from when it was due and how late its stamp
+        is, n samples after the one before."""
         half_ns = period_ns / 2  # no more, so that times ascend over the seam of two frames
         late_ns = min(half_ns, max(-half_ns, late_ns))
-        start_ns = next_ns + 2 * (2 * k - 1) / (k * (k + 1)) * late_ns
-        period_ns += 6 / (k * (k + 1)) * late_ns / n
+        time, both, period = doubt
+        time, both, period = (
+            (time + n * (2 * both + n * period)) / FORGETTING,
+            (both + n * period) / FORGETTING,
+            period / FORGETTING,
+        )
+        share = 1 / (time + 1)
+        start_ns = next_ns + time * share * late_ns
+        period_ns += both * share * late_ns
         low_ns, high_ns = self.nominal_ns * (1 - PERIOD_TOLERANCE), self.nominal_ns * (1 + PERIOD_TOLERANCE)
-        return start_ns, min(high_ns, max(low_ns, period_ns))
+        after = (time * share, both * share, period - both * both * share)
+        return start_ns, min(high_ns, max(low_ns, period_ns)), after
 
     def _gap_ns(self, before: int, stamp: int) -> int:
         """From one stamp to another; negative where it went back, taking the shorter way round."""
@@ -138,11 +156,21 @@ class Stamps:
         return ((stamp - before + half) % (2 * half) - half) * self.unit_ns
 
     def state(self) -> dict[str, object]:
-        return asdict(self)
+        return asdict(self) | {"doubt": self.doubt and list(self.doubt)}
 
     @classmethod
     def restore(cls, state: object) -> "Stamps":
-        return cls(**cast(dict[str, int], state))
+        """A state of before the line's doubt was kept counts its next frame as the first, in weight alone."""
+        kept = {key: value for key, value in cast(dict[str, Any], state).items() if key != "frames"}
+        doubt = kept.get("doubt")
+        return cls(**kept | {"doubt": doubt and tuple(doubt)})
+
+
+def _doubt_at_first(n: int) -> tuple[float, float, float]:
+    """Of the line through PRIOR_FRAMES + 1 even frames of n samples, at the last one (E. Brookner, Tracking and Kalman
+    Filtering Made Easy, 1998, 1.2.10)."""
+    k = PRIOR_FRAMES + 1
+    return 2 * (2 * k - 1) / (k * (k + 1)), 6 / (n * k * (k + 1)), 12 / (n * n * k * (k * k - 1))
 
 
 class StampedDecoder(StreamingDecoder):

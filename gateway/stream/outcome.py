@@ -12,7 +12,7 @@ from gateway.store.rows import LoggedEvent
 from gateway.stream.coalescing import Run
 from gateway.stream.stream import Counters, DriftReady, StateReady, WindowReady
 
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 """Raised whenever the same journal gives other windows or other answers."""
 
 
