@@ -55,7 +55,7 @@ from gateway.stream.coalescing import span_of
 from gateway.stream.outcome import EventMaker, Model, clock_event, derivation_digest, store_event
 from gateway.stream.progress import Progress
 from gateway.stream.stream import SNAPSHOT_VERSION, Stream, decoder_state
-from gateway.sync import Publisher
+from gateway.sync import publisher_of
 
 log = logging.getLogger(__name__)
 
@@ -475,7 +475,7 @@ class Daemon:
             legacy=config.radio.secure_connections != "only",
             only={wearable.address: wearable.adapter for wearable in config.wearables if wearable.adapter},
         )
-        self.publisher = Publisher(config.sync, config.gateway.id, store, self.writer, clock)
+        self.publisher = publisher_of(config.sync, config.gateway.id, store, self.writer, clock)
         self._clock_offset_ns: int | None = None
         self._trimmed_ns = clock.mono_ns()
         self._listening_since_s: float | None = None

@@ -12,6 +12,7 @@ from gateway.errors import GatewayError, InputRejected
 if TYPE_CHECKING:
     from gateway.bundle import Bundle
     from gateway.config import BundleSettings, Config
+    from gateway.sync import SyncSettings
 
 _AS_SERVICE = "Run this command as the user that runs the gateway."
 
@@ -164,19 +165,26 @@ def _store(config: "Config") -> str:
 
 
 def _broker(config: "Config", *, connect: bool) -> str:
-    sync = config.sync
+    """All brokers, in order; the first that cannot be used is told."""
+    return "; then ".join(_one_broker(broker, connect=connect) for broker in config.sync.brokers())
+
+
+def _one_broker(sync: "SyncSettings", *, connect: bool) -> str:
+    from gateway.sync import check_connection, check_private
+
     files = {"password_file": sync.password_file}
     if sync.tls is not None:
         files |= {"tls.ca": sync.tls.ca, "tls.cert": sync.tls.cert, "tls.key": sync.tls.key}
     unreadable = [f"sync.{key} {file}" for key, file in files.items() if file and not _readable(file)]
     if unreadable:
         raise InputRejected(f"{', '.join(unreadable)}: no such file, or not readable for this user", hint=_AS_SERVICE)
+    for key in ("password_file", "tls.key"):
+        if file := files.get(key):
+            check_private(f"sync.{key}", file)
     user = f"as {sync.username!r}" if sync.username else "without a user name"
     place = f"{sync.host}:{sync.port}, {user}, {'without TLS' if sync.tls is None else 'with TLS'}"
     if not connect:
         return f"{place}; not tried (--connect tries it)"
-    from gateway.sync import check_connection
-
     return f"{place}; answers with {check_connection(sync, sync.connect_timeout_s)}"
 
 

@@ -83,6 +83,13 @@ class CursorState:
         held = sum(max(0, min(last + 1, end) - max(low, first)) for low, last in self.beyond)
         return max(0, end - first) - held
 
+    def advance(self, other: Cursor) -> None:
+        """Takes for acknowledged what this one has."""
+        self.absent(1, other.position + 1)
+        for first, last in other.beyond:
+            self.absent(first, last + 1)
+        self._close_up()
+
     def rewind(self, position: int) -> None:
         """Takes back what was acknowledged above this position."""
         self.position = min(self.position, position)

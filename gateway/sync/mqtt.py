@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, ConnectFlags, DisconnectFlags
@@ -21,12 +22,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway.errors import InputRejected
+from gateway.errors import GatewayError, InputRejected
 from gateway.events import CONTENT_TYPE
 from gateway.sync import wire
+from gateway.sync.credentials import Fingerprint, files, fingerprint, read_password, tls_context
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
 from gateway.sync.session import Accepted, Connection, Listener, Presence
-from gateway.sync.settings import SyncSettings, TlsSettings
+from gateway.sync.settings import SyncSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,10 @@ REPLAYED = ("replayed", "true")
 """A user property of what is sent behind newer events, or again because somebody asked for it."""
 CLOSE_WITHIN_S = 2.0
 """For DISCONNECT to leave; a broker that reads nothing is left without it."""
+REDIRECTIONS_MAX = 4
+"""In one try to connect, the fall-back to 3.1.1 included."""
+RENEWED_EVERY_S = 30.0
+"""So often files of passwords, keys and certificates are looked at; one that has changed and then rested is used."""
 TCP_TIMEOUT_S = 5.0
 """For each address of the host, and for the TLS handshake."""
 RECEIVE_MAXIMUM_DEFAULT = 65535
@@ -60,23 +66,53 @@ class PahoBroker:
     def __init__(self, settings: SyncSettings, client_id: str, *, clean: bool = False) -> None:
         self._settings, self._client_id, self._clean = settings, client_id, clean
         self._versions: list[Version] = ["5", "3.1.1"] if settings.protocol == "auto" else [settings.protocol]
+        self._elsewhere: wire.Elsewhere | None = None
+        """Where the broker has sent us."""
 
     async def connect(self, presence: Presence | None, listener: Listener) -> Connection:
-        password = read_password(self._settings)
-        context = tls_context(self._settings.tls) if self._settings.tls else None
-        while True:
+        for _ in range(REDIRECTIONS_MAX):
+            made_with = files(self._settings)
+            seen = fingerprint(made_with)
+            password = read_password(self._settings)
+            context = tls_context(self._settings.tls) if self._settings.tls else None
+            settings, elsewhere = self._settings, self._elsewhere
+            if elsewhere is not None:
+                settings = settings.model_copy(update={"host": elsewhere.host, "port": elsewhere.port})
             connection = PahoConnection(
-                self._settings, self._versions[0], self._client_id, password, context, presence, listener, self._clean
+                settings, self._versions[0], self._client_id, password, context, presence, listener, self._clean
             )
+            connection.sent_on = self._sent_on
             try:
                 await connection.open()
             except ProtocolUnsupported:
                 if len(self._versions) == 1:
                     raise
                 del self._versions[0]
+            except SentOn as sent_on:
+                self._sent_on(sent_on.elsewhere)
+            except GatewayError:
+                self._elsewhere = None  # the next try begins with the broker that is configured
+                raise
             else:
                 del self._versions[1:]
+                if elsewhere is not None and not elsewhere.for_good:
+                    self._elsewhere = None
+                connection.watch(made_with, seen)
                 return connection
+        self._elsewhere = None
+        raise BrokerUnavailable(f"broker {self._settings.host}:{self._settings.port}: it sends us on again and again")
+
+    def _sent_on(self, elsewhere: wire.Elsewhere) -> None:
+        log.warning("broker %s:%d: %s", self._settings.host, self._settings.port, elsewhere)
+        self._elsewhere = elsewhere
+
+
+class SentOn(BrokerUnavailable):
+    """Another server is to be used."""
+
+    def __init__(self, message: str, elsewhere: wire.Elsewhere) -> None:
+        super().__init__(message)
+        self.elsewhere = elsewhere
 
 
 class _Client(Client):
@@ -136,6 +172,8 @@ class PahoConnection:
         self._connack = wire.Connack(wire.SUCCESS)
         self._disconnect: wire.Disconnect | None = None
         self._retains = True
+        self.sent_on: Callable[[wire.Elsewhere], None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         v5 = version == "5"
         self._client = _Client(
             self._read,
@@ -188,6 +226,29 @@ class PahoConnection:
         retain = retain and self._retains
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
+    def watch(self, made_with: tuple[Path, ...], seen: Fingerprint) -> None:
+        """Tells the listener once these files, which looked like this, are others that can be used."""
+        if made_with:
+            self._watching = asyncio.create_task(self._watch(made_with, seen))
+
+    async def _watch(self, made_with: tuple[Path, ...], seen: Fingerprint) -> None:
+        last, told = seen, seen
+        while True:
+            await asyncio.sleep(RENEWED_EVERY_S)
+            now = fingerprint(made_with)
+            if now == last and now not in (seen, told):
+                told = now
+                try:
+                    await asyncio.to_thread(read_password, self._settings)
+                    if self._settings.tls is not None:
+                        await asyncio.to_thread(tls_context, self._settings.tls)
+                except InputRejected as rejected:
+                    log.warning("not taken up: %s; %s", rejected, rejected.hint)
+                else:
+                    self._listener.renew("the files of password or certificates are new")
+                    return
+            last = now
+
     async def close(self) -> None:
         self._given_up = True
         self._client.disconnect()
@@ -198,6 +259,8 @@ class PahoConnection:
 
     def abort(self) -> None:
         self._given_up = True
+        if self._watching is not None:
+            self._watching.cancel()
         if not self._accepted.done():
             self._accepted.cancel()
         _hang_up(self._client)
@@ -251,9 +314,15 @@ class PahoConnection:
     def _refusal(self, connack: wire.Connack) -> Exception:
         if connack.code == _UNSUPPORTED_VERSION:
             return ProtocolUnsupported(f"{self._where}: it does not support MQTT {self._version}")
-        kind = BrokerUnavailable if connack.code in _OF_THE_BROKER else BrokerRefused
         said = f"{self._where} refused the connection: {connack.words}"
+        elsewhere = self._elsewhere(connack.code, connack.properties)
+        if elsewhere is not None:
+            return SentOn(said, elsewhere)
+        kind = BrokerUnavailable if connack.code in _OF_THE_BROKER else BrokerRefused
         return kind(said, hint=_HINTS.get(connack.code))
+
+    def _elsewhere(self, code: int, properties: wire.Properties) -> wire.Elsewhere | None:
+        return wire.elsewhere(code, properties, self._settings.port) if self._settings.redirection else None
 
     def _connected(
         self, client: Client, userdata: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
@@ -274,7 +343,11 @@ class PahoConnection:
             connack.session_present,
             _number(said.get(wire.RECEIVE_MAXIMUM, RECEIVE_MAXIMUM_DEFAULT)),
             _number(said[wire.MAXIMUM_PACKET_SIZE]) if wire.MAXIMUM_PACKET_SIZE in said else None,
+            f"{self._settings.host}:{self._settings.port}",
         )
+        kept_s = said.get(wire.SESSION_EXPIRY)
+        if kept_s is not None and _number(kept_s) < self._settings.session_expiry_s and not self._clean:
+            log.info("%s keeps our session for %d s only; after that it is taken for lost", self._where, kept_s)
         self._tell(self._succeed, accepted)
 
     def _over(
@@ -287,6 +360,9 @@ class PahoConnection:
     ) -> None:
         del client, userdata, flags, properties
         if self._disconnect is not None:
+            elsewhere = self._elsewhere(self._disconnect.code, self._disconnect.properties)
+            if elsewhere is not None and self.sent_on is not None:
+                self._tell(self.sent_on, elsewhere)
             self._tell(self._end, f"it disconnected: {self._disconnect.words}", self._disconnect.code)
         elif reason.value == _KEEP_ALIVE_TIMEOUT:
             self._tell(self._end, "connection lost: no answer to PINGREQ", None)
@@ -342,34 +418,6 @@ def max_payload_bytes(packet_bytes_max: int | None, topic: str) -> int | None:
     return None if packet_bytes_max is None else packet_bytes_max - len(topic.encode()) - _MAX_LENGTHS
 
 
-def read_password(settings: SyncSettings) -> str | None:
-    """Raises InputRejected where password_file cannot be read."""
-    if settings.password_file is None:
-        return settings.password.get_secret_value() if settings.password else None
-    try:
-        return settings.password_file.read_text(encoding="utf-8").rstrip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputRejected(
-            f"sync.password_file {settings.password_file}: {getattr(error, 'strerror', None) or 'no UTF-8 text'}",
-            hint="A text file with nothing but the password, readable for the gateway's user.",
-        ) from None
-
-
-def tls_context(settings: TlsSettings) -> ssl.SSLContext:
-    """Raises InputRejected where a file cannot be used."""
-    hint = "A PEM file, readable for the gateway's user; a key without passphrase that belongs to its certificate."
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except OSError as error:
-        raise InputRejected(f"sync.tls.ca {settings.ca}: {error.strerror or error}", hint=hint) from None
-    if settings.cert is not None:
-        try:
-            context.load_cert_chain(settings.cert, settings.key, password=lambda: "")
-        except OSError as error:
-            raise InputRejected(f"sync.tls.cert {settings.cert}: {error.strerror or error}", hint=hint) from None
-    return context
-
-
 def check_connection(settings: SyncSettings, timeout_s: float) -> str:
     """Connects once, under a client id of its own, and says what answers ("MQTT 5").
 
@@ -393,3 +441,6 @@ class _Deaf:
 
     def lost(self, why: str, code: int | None = None) -> None:
         """Nothing is kept up."""
+
+    def renew(self, why: str) -> None:
+        """It does not last."""

@@ -81,7 +81,10 @@ class Publisher:
         *,
         broker: Broker | None = None,
         rng: random.Random | None = None,
+        elsewhere: Sequence[Cursor] = (),
+        earlier_connections: Callable[[], int] = lambda: 0,
     ) -> None:
+        """elsewhere: what others have is not sent. earlier_connections: how many others have made since this start."""
         self._settings, self._gateway_id, self._writer, self._clock = settings, gateway_id, writer, clock
         self._broker = broker or PahoBroker(settings, settings.client_id or f"fidget-{gateway_id}")
         self._rng = rng or random.Random()
@@ -92,10 +95,13 @@ class Publisher:
         known = store.cursor(settings.destination)
         self._cursor = CursorState.of(settings.destination, known)
         self._began = known is not None
+        for other in elsewhere:
+            self._cursor.advance(other)
+        self._earlier_connections = earlier_connections
         self._had_session = known is not None and (known.position > 0 or bool(known.beyond))
         self._checkpoints = Checkpoints(settings.rewind_s, self._log.checkpoints(settings.destination))
         if known is None:
-            self._checkpoints.take(0, clock.now())
+            self._checkpoints.take(self._cursor.position, clock.now())
         self._last_seq = store.last_seq()
         self._flight = Flight()
         self._ahead: deque[LoggedEvent] = deque()
@@ -126,6 +132,7 @@ class Publisher:
         self._cursor_moved = False
         self._failures = 0
         self._lost: str | None = None
+        self._renewing = False
         self._heard_s = 0.0
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -142,6 +149,10 @@ class Publisher:
     def waiting(self) -> int:
         """Events in the log that this destination has not acknowledged."""
         return self._cursor.waiting(self._last_seq)
+
+    @property
+    def cursor(self) -> Cursor:
+        return self._cursor.cursor()
 
     @property
     def acknowledged(self) -> int:
@@ -209,8 +220,8 @@ class Publisher:
         where = f"{self._settings.host}:{self._settings.port}"
         if not self.connected and self._failures == 0:
             self._state = f"connecting to {where}"
-        self._lost = None
-        presence = self._presence(self.counters.connections + 1)
+        self._lost, self._renewing = None, False
+        presence = self._presence(self._earlier_connections() + self.counters.connections + 1)
         try:
             connection = await self._unless_stopping(self._broker.connect(presence, self))
         except GatewayError as error:
@@ -235,12 +246,13 @@ class Publisher:
         accepted = connection.accepted
         await self._begin(connection)
         self.connected, self.protocol = True, accepted.protocol
-        self._state = f"connected to {self._settings.host}:{self._settings.port}, MQTT {accepted.protocol}"
+        place = accepted.place or f"{self._settings.host}:{self._settings.port}"
+        self._state = f"connected to {place}, MQTT {accepted.protocol}"
         log.info("%s", self.state)
         self._say(connection, presence.topic, presence.online)
         while self._lost is None:
             self._changed.clear()
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._renewing:
                 if not self._flight.under_way:
                     break
             else:
@@ -250,8 +262,11 @@ class Publisher:
                 self._send(connection)
             self._save_cursor()
             await self._wait_for_change()
-        if self._lost is None:
+        if self._lost is None and self._stopping.is_set():
             await self._say_farewell(connection, presence)
+        elif self._lost is None:
+            self._save_cursor()
+            await connection.close()
 
     async def _begin(self, connection: Connection) -> None:
         """What was on its way is sent again; more, where the broker has lost the session that it had with us."""
@@ -510,6 +525,11 @@ class Publisher:
             words = REASONS[code] if code in BLAMED else "the connection ends each time that it is sent"
             self._set_aside(refused, words, code or 0)
         self._give_up(why)
+
+    def renew(self, why: str) -> None:
+        log.info("%s: connecting anew", why)
+        self._renewing = True
+        self._changed.set()
 
     def _give_up(self, why: str) -> None:
         self._lost = why

@@ -21,6 +21,8 @@ class Accepted:
     session_present: bool
     in_flight_max: int
     packet_bytes_max: int | None
+    place: str = ""
+    """Host and port, where they are not those of the settings."""
 
 
 class Listener(Protocol):
@@ -31,6 +33,9 @@ class Listener(Protocol):
 
     def lost(self, why: str, code: int | None = None) -> None:
         """The connection has ended; called once, and nothing after it. code: of the broker's DISCONNECT, if any."""
+
+    def renew(self, why: str) -> None:
+        """The connection should be closed and made anew, once that does no harm."""
 
 
 class Connection(Protocol):

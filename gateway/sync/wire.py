@@ -5,6 +5,7 @@ MQTT 5.0 (https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html, whose
 believe an answer that is none.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -151,6 +152,34 @@ def in_words(code: int, properties: Properties | None = None) -> str:
     said = str((properties or {}).get(REASON, ""))[:REASON_CHARS_MAX]
     added = "".join(char if char.isprintable() else " " for char in said).strip()
     return f"{name} ({added})" if added else name
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A server that is to be used instead (4.13)."""
+
+    host: str
+    port: int
+    for_good: bool
+
+    def __str__(self) -> str:
+        lasts = "has moved for good: set host and port" if self.for_good else "sends us on, for this time,"
+        return f"it {lasts} to {self.host}:{self.port}"
+
+
+USE_ANOTHER, MOVED = 0x9C, 0x9D
+_PLACE = re.compile(r"(?:([A-Za-z0-9._-]{1,253})|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{1,5}))?")
+
+
+def elsewhere(code: int, properties: Properties, port: int) -> Elsewhere | None:
+    """The first usable one of a server reference (4.13.2); port: where it names none."""
+    if code not in (USE_ANOTHER, MOVED):
+        return None
+    for part in str(properties.get(SERVER_REFERENCE, "")).split():
+        found = _PLACE.fullmatch(part)
+        if found and 0 < int(found[3] or port) < 65536:
+            return Elsewhere(found[1] or found[2], int(found[3] or port), code == MOVED)
+    return None
 
 
 class Incoming:

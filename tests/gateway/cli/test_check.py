@@ -218,11 +218,42 @@ def test_files_for_the_broker_must_be_there(place, capsys):
     code, _, err = check(capsys, place(sync=sync))
     assert code == 2
     assert f"sync.password_file {place.folder}/secret, sync.tls.ca {place.folder}/ca.pem: no such file" in err
-    (place.folder / "secret").write_text("s")
+    (place.folder / "secret").touch(mode=0o600)
+    (place.folder / "secret").write_text("open sesame")
     (place.folder / "ca.pem").write_text("")
     code, out, _ = check(capsys, place(sync=sync))
     assert code == 0
     assert "h:1883, as 'u', with TLS" in out
+    assert "sesame" not in out
+
+
+def test_a_secret_that_others_can_read_is_refused_with_the_command_that_closes_it(place, capsys):
+    secret = place.folder / "secret"
+    secret.write_text("open sesame")
+    secret.chmod(0o644)
+    code, out, err = check(capsys, place(sync=f'host = "h"\nusername = "u"\npassword_file = "{secret}"'))
+    assert code == 2
+    assert f"sync.password_file {secret}: others can read it (mode 0644)" in err
+    assert f"chmod 6{'4' if os.getuid() == 0 else '0'}0 {secret}" in err
+    assert "sesame" not in out + err
+
+
+def test_every_broker_is_told_in_order(place, capsys):
+    second = '[[sync.broker]]\nhost = "b"\nport = 8883\ndestination = "second"\n[sync.broker.tls]\n'
+    code, out, _ = check(capsys, place(sync=f'host = "a"\n{second}'))
+    assert code == 0
+    a, b = "a:1883, without a user name, without TLS", "b:8883, without a user name, with TLS"
+    assert f"{a}; not tried (--connect tries it); then {b}; not tried" in out
+    code, _, err = check(capsys, place(sync=f'host = "a"\n{second.replace("second", "broker")}'))
+    assert code == 2
+    assert "destination 'broker' stands for two brokers; each needs a cursor of its own" in err
+
+
+def test_a_password_in_the_file_is_never_shown_whatever_is_wrong_with_it(place, capsys):
+    for line in ('password = ["open sesame"]', 'password = "open sesame"\npasword = "open sesame"'):
+        code, out, err = check(capsys, place(sync=f'host = "h"\nusername = "u"\n{line}'))
+        assert code == 2
+        assert "sesame" not in out + err
 
 
 def test_a_variant_that_the_bundle_lacks_is_refused(place, capsys):

@@ -161,6 +161,7 @@ async def test_a_wrong_password_stops_nothing_but_the_sending_until_it_is_right(
         subprocess.run, ["mosquitto_passwd", "-b", "-c", str(passwords), "ada", "right"], check=True
     )
     await mosquitto.start(f"allow_anonymous false\npassword_file {passwords}\n")
+    file.touch(mode=0o600)
     file.write_text("wrong")
     made = house(tmp_path, mosquitto.port, username="ada", password_file=file)
     made.log(range(1, 11))

@@ -28,6 +28,7 @@ from tests.gateway.sync.server5 import (
     reason_string,
     saying,
     server5,
+    server_reference,
     taking,
     text,
 )
@@ -392,3 +393,56 @@ def test_whatever_it_says_the_publisher_lives_and_what_it_did_not_take_arrives(
             await made.stop()
 
     asyncio.run(play(tmp_path_factory.mktemp("hostile") / "gateway.db"))
+
+
+# Server redirection (4.13).
+
+
+def sending_on(code: int, port: int, *, at_connect: bool = True, host: str = "127.0.0.1") -> Act:
+    place = server_reference(f"{host}:{port}")
+    return saying(
+        connack(code, properties=place) if at_connect else disconnect(code, place), after_connack=not at_connect
+    )
+
+
+@pytest.mark.parametrize("at_connect", [True, False], ids=["CONNACK", "DISCONNECT"])
+@pytest.mark.parametrize("code", [0x9C, 0x9D])
+async def test_a_broker_that_names_another_is_followed(
+    house: Start, code: int, at_connect: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def here_and_gone(publish: Publish) -> int | bytes:
+        return b"" if publish.payload == b"5" and publish.packet_id < 9 else 0
+
+    async with (
+        server5(taking(here_and_gone), taking()) as other,
+        server5(sending_on(code, other.port, at_connect=at_connect), taking()) as server,
+    ):
+        made = await house(server.port, window=1)
+        made.log(range(1, 11))
+        await made.sent()
+        assert f":{other.port}" in caplog.text
+        # once it has hung up: one that stands in is left again, one to which all has moved is not
+        assert (len(server.clients), len(other.clients)) == ((2, 1) if code == 0x9C else (1, 2))
+        assert sorted({*numbers(server), *numbers(other)}) == list(range(1, 11))
+
+
+async def test_where_redirection_is_off_it_is_an_absent_broker(house: Start) -> None:
+    async with server5(taking()) as other, server5(sending_on(0x9D, other.port)) as server:
+        made = await house(server.port, redirection=False)
+        await until(lambda: "refused the connection: Server moved" in made.publisher.state)
+        await until(lambda: len(server.clients) > 2)
+        assert other.clients == []
+
+
+async def test_a_reference_to_nowhere_leads_back_and_a_circle_ends(
+    house: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    acts: list[Act] = []
+    async with server5(*acts, taking()) as server:
+        server.acts = [sending_on(0x9D, 1), *[sending_on(0x9C, server.port)] * 4, taking()]
+        made = await house(server.port)
+        made.log(range(1, 11))
+        await made.sent()
+        assert numbers(server) == list(range(1, 11))
+    assert "broker 127.0.0.1:1: Connection refused" in caplog.text
+    assert "it sends us on again and again" in caplog.text

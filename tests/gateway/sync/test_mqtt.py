@@ -1,8 +1,6 @@
 """Connections through paho, against servers that answer CONNECT in every way, and real brokers."""
 
 import asyncio
-import datetime
-import ipaddress
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -10,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from gateway.errors import InputRejected
@@ -20,6 +15,7 @@ from gateway.sync import SyncSettings, TlsSettings, check_connection
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
 from gateway.sync.mqtt import PahoBroker
 from gateway.sync.session import Connection, Presence
+from tests.gateway.sync.certificates import Authority
 from tests.gateway.sync.conftest import Mosquitto, Server, connack3, connack5, serving, until
 
 PRESENCE = Presence("fidget/v1/home/state", b"online", b"offline")
@@ -31,12 +27,16 @@ class Heard:
     def __init__(self) -> None:
         self.answers: list[tuple[int, int, str]] = []
         self.losses: list[str] = []
+        self.renewals: list[str] = []
 
     def answered(self, token: int, code: int, words: str) -> None:
         self.answers.append((token, code, words))
 
     def lost(self, why: str, code: int | None = None) -> None:
         self.losses.append(why)
+
+    def renew(self, why: str) -> None:
+        self.renewals.append(why)
 
 
 def settings(port: int, **changes: Any) -> SyncSettings:
@@ -215,19 +215,8 @@ async def test_the_end_of_a_connection_is_told_once_and_nothing_after_it() -> No
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a self-signed certificate for 127.0.0.1 and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
     folder = tmp_path_factory.mktemp("tls")
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    Authority("127.0.0.1").write(folder, "cert", "key")
     return folder
 
 
@@ -271,6 +260,7 @@ async def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path, part: 
 async def test_a_password_file_is_read_at_each_connection(five: Server, tmp_path: Path) -> None:
     file = tmp_path / "password"
     broker = PahoBroker(settings(five.port, username="ada", password_file=file), "fidget-home")
+    file.touch(mode=0o600)
     for password in ("first one", "second one"):
         file.write_text(password + "\n")
         await (await broker.connect(PRESENCE, Heard())).close()

@@ -164,3 +164,21 @@ def test_what_waits_is_bounded_whatever_comes(data: bytes) -> None:
             assert len(incoming._waiting) <= 64
     except BrokerViolation:
         pass
+
+
+PLACES = [  # 4.13.2: examples of the standard's and what is none
+    ("myserver.xyz.org", ("myserver.xyz.org", 1883)),
+    ("myserver.xyz.org:8883", ("myserver.xyz.org", 8883)),
+    ("10.10.151.22:8883 [fe80::9610:3eff:fe1c]:1883", ("10.10.151.22", 8883)),
+    ("[fe80::9610:3eff:fe1c]:1884", ("fe80::9610:3eff:fe1c", 1884)),
+    ("mqtt://a/b b.example", ("b.example", 1883)),
+    ("a:0 a:99999 a:b", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text_", "place"), PLACES)
+def test_a_server_reference_names_a_place(text_: str, place: tuple[str, int] | None) -> None:
+    found = wire.elsewhere(0x9D, {wire.SERVER_REFERENCE: text_}, 1883)
+    assert (found and (found.host, found.port)) == place
+    assert wire.elsewhere(0x87, {wire.SERVER_REFERENCE: "b.example"}, 1883) is None
