@@ -642,7 +642,7 @@ class Daemon:
         state = GatewayState(
             status="online",
             start=self.store.start,
-            connection=self.publisher.counters.connections,
+            connection=self.publisher.connection,
             version=version("fidget-gateway"),
             store=report,
         )

@@ -72,6 +72,10 @@ class Failover:
         return self.current.refusal
 
     @property
+    def connection(self) -> int:
+        return self.current.connection
+
+    @property
     def counters(self) -> PublisherCounters:
         return self.current.counters
 

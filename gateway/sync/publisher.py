@@ -151,6 +151,11 @@ class Publisher:
         return self._cursor.waiting(self._last_seq)
 
     @property
+    def connection(self) -> int:
+        """The number of the last connection, as birth and death name it; to whichever broker, since this start."""
+        return self._earlier_connections() + self.counters.connections
+
+    @property
     def cursor(self) -> Cursor:
         return self._cursor.cursor()
 
@@ -221,7 +226,7 @@ class Publisher:
         if not self.connected and self._failures == 0:
             self._state = f"connecting to {where}"
         self._lost, self._renewing = None, False
-        presence = self._presence(self._earlier_connections() + self.counters.connections + 1)
+        presence = self._presence(self.connection + 1)
         try:
             connection = await self._unless_stopping(self._broker.connect(presence, self))
         except GatewayError as error:
