@@ -63,7 +63,10 @@ class Air:
             self.after(self.rng.random() * ADVERTISED_S, lambda n=n: self.advertise(n))
 
     def after(self, delay_s: float, do: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (self.now_s + delay_s, next(self._order), do))
+        self.at(self.now_s + delay_s, do)
+
+    def at(self, at_s: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (at_s, next(self._order), do))
 
     def run(self, until_s: float) -> None:
         while self._queue and self._queue[0][0] <= until_s:
@@ -99,7 +102,8 @@ class Air:
         self.grant()
         now = self.links[n]
         if now.deadline_s < float("inf") and now.deadline_s != was.deadline_s:
-            self.after(max(0.0, now.deadline_s - self.now_s), lambda: self.feed(n, Due()))
+            # at the number itself: the sum of the time and what is left may round to just before it
+            self.at(max(self.now_s, now.deadline_s), lambda: self.feed(n, Due()))
         if now.state is State.STREAMING is not was.state:
             self.streaming_s.setdefault(n, []).append(self.now_s)
 
