@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.test_bluez import HEALS_S, both, streaming
+from tests.vm.test_bluez import HEALS_S, alike, streaming
 from tests.vm.test_short import all_arrives
 
 TWO = {"adapters": ["hci0", "hci1"], "wearables_max": 2}
@@ -29,7 +29,7 @@ async def until_through(guest: Any, what: str, *expected: dict[str, str | None])
     pytest.fail(f"{what}: {found}; {await guest.shell(STATUS)}")
 
 
-@both
+@alike
 @pytest.mark.parametrize("guest", [{"left": "", "right": "", "ankle": ""}], indirect=True, ids=["three"])
 async def test_wearables_of_an_adapter_that_is_unplugged_go_to_the_other_or_wait_and_come_back(guest: Any) -> None:
     air = guest.path.control

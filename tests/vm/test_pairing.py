@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.test_path import due_ids
 from tests.vm.machine import GuestFailed
-from tests.vm.test_bluez import both, streaming
+from tests.vm.test_bluez import alike, both, streaming
 from tests.vm.test_short import CONFIG, GATEWAY, PASSKEY, all_arrives, said
 
 
@@ -96,7 +96,7 @@ async def test_a_wearable_that_forgot_its_keys_is_told_of_and_not_paired_again(g
     await all_arrives(guest)
 
 
-@both
+@alike
 @pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_a_bond_that_has_vanished_from_bluez_is_told_and_not_replaced_by_itself(guest: Any) -> None:
     (left,) = await guest.path.made()
@@ -112,7 +112,7 @@ async def test_a_bond_that_has_vanished_from_bluez_is_told_and_not_replaced_by_i
     await all_arrives(guest)
 
 
-@both
+@alike
 @pytest.mark.parametrize("guest", [{"left": PASSKEY}], indirect=True, ids=["passkey"])
 async def test_bluetoothd_that_has_restarted_finds_an_agent_again(guest: Any) -> None:
     """Without one a read that needs pairing never answers; with the daemon's it is refused at once, and told."""
