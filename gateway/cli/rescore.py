@@ -5,9 +5,10 @@ The answers are made here, also where a daemon runs, so that it goes on collecti
 
 import argparse
 import asyncio
+import fcntl
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,12 +19,13 @@ from gateway.cli.arguments import add_config
 from gateway.cli.output import Progress
 from gateway.cli.stored import check_wearable, clocks_of, moment_us, opened
 from gateway.control.rescored import Rescored, acceptable
-from gateway.errors import InputRejected
+from gateway.errors import GatewayError, InputRejected
+from gateway.motion.samples import Coverage
 from gateway.profiles import profile_of
 from gateway.profiles.conversation import Kind, Retention
 from gateway.store import Committer, Store
 from gateway.store.archive import Archive
-from gateway.store.errors import StoreFailed
+from gateway.store.errors import StoreFailed, StoreUnavailable
 from gateway.store.rows import Derived, LoggedEvent
 from gateway.stream.raw import resumed
 from gateway.stream.stream import WindowReady
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     # beside a writer, be it the daemon or this command
     with ExitStack() as ends:
         archive = ends.enter_context(opened(config.store.path, following=True))
+        ends.enter_context(_alone(config.store.path))
         progress = ends.enter_context(Progress(sys.stderr))
         check_wearable(archive, args.wearable, [wearable.id for wearable in config.wearables])
         bundle = load_bundle(args.bundle)
@@ -108,6 +111,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _alone(database: Path) -> Iterator[None]:
+    """What is there already is looked up once, so two at a time would add the same. Raises StoreUnavailable, Busy."""
+    lock = database.with_name(database.name + ".rescore.lock")
+    try:
+        held = lock.open("ab")
+    except OSError as error:
+        raise StoreUnavailable(lock, error.strerror) from error
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy("another rescore is at work here") from None
+        yield
+
+
 def _live_derivations(config: "Config") -> dict[str, str]:
     """Of what answers for each wearable now."""
     from gateway.bundle import load_bundle
@@ -120,6 +139,10 @@ def _live_derivations(config: "Config") -> dict[str, str]:
         model = model_of(bundle, bundle.variant(settings.variant)[0])
         found[wearable.id] = event_maker(config, wearable, model).derivation
     return found
+
+
+class Busy(GatewayError):
+    hint = "Try again when it is over."
 
 
 class _Rescorer:
@@ -147,6 +170,7 @@ class _Rescorer:
         self._begun = profile.retention is Retention.RING
         self.maker: EventMaker = event_maker(config, settings, loaded.model)
         self.known = self._unbegun = 0
+        self._there = _windows_of(archive.prediction_ids(settings.id, self.maker.derivation))
 
     @property
     def frames_left_out(self) -> int:
@@ -173,8 +197,7 @@ class _Rescorer:
         return when.latest_us is None or (when.utc_us or when.latest_us) >= self._since_us
 
     def _fresh(self, windows: Sequence[WindowReady]) -> list[LoggedEvent]:
-        source = f"urn:fidget:wearable:{self._name}"
-        missing = [one for one in windows if not self._archive.has_event(source, self._id(one))]
+        missing = [one for one in windows if not self._is_there(one)]
         self.known += len(windows) - len(missing)
         if not missing:
             return []
@@ -184,10 +207,19 @@ class _Rescorer:
             for window, row in zip(missing, probabilities, strict=True)
         ]
 
-    def _id(self, window: WindowReady) -> str:
-        from gateway.events import prediction_id
+    def _is_there(self, window: WindowReady) -> bool:
+        covered = self._there.get(window.session)
+        return covered is not None and not covered.missing(window.number, window.number + 1)
 
-        return prediction_id(window.session, window.number, self.maker.derivation)
+
+def _windows_of(ids: Collection[str]) -> dict[int, Coverage]:
+    """By session; an event of several windows names the first and the last (events.prediction_id)."""
+    there: dict[int, Coverage] = {}
+    for one in ids:
+        session, numbers, _ = one.split("-")
+        first, _, last = numbers.partition("..")
+        there.setdefault(int(session, 16), Coverage()).add(int(first), int(last or first) + 1)
+    return there
 
 
 class _Log:

@@ -68,8 +68,13 @@ class Archive:
         rows = self._all(f"SELECT {_EVENT} WHERE e.seq > 0{wanted} ORDER BY e.seq DESC LIMIT ?", *values, count)
         return [_event(row) for row in reversed(rows)]
 
-    def has_event(self, source: str, identity: str) -> bool:
-        return bool(self._all("SELECT 1 FROM event WHERE source = ? AND id = ?", source, identity))
+    def prediction_ids(self, wearable: str, derivation: str) -> set[str]:
+        """Of the log's predictions of this wearable by this derivation."""
+        ending = f"%-{derivation}"
+        rows = self._all(
+            "SELECT id FROM event WHERE kind = 'prediction' AND wearable = ? AND id LIKE ?", wearable, ending
+        )
+        return {str(row[0]) for row in rows}
 
     def journal(self, wearable: str) -> Iterator[JournalRow]:
         """All that is kept of it, in order; read piece by piece."""
