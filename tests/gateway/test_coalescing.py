@@ -326,7 +326,12 @@ def test_a_column_that_is_too_short_is_refused():
         Following(count=1, probabilities_permille={"a": (1,)})
 
 
-def encoded(data):
+def wire_alone(data):
+    """As it is without coalescing; of one window."""
+    return encoded(data, shape=lambda same: same)
+
+
+def encoded(data, shape=compacted):
     return events.encode(
         events.Prediction(
             id=events.prediction_id(SESSION, 36_000, data.derivation, data.windows[-1].number),
@@ -337,7 +342,7 @@ def encoded(data):
             gateway="home",
             bootid="0b9c1f5e-6f0a-4a57-9d3b-2f6f3c1f8f11",
             monons="86412345678901",
-            data=compacted(data),
+            data=shape(data),
         )
     )
 
