@@ -6,6 +6,7 @@ What comes from the network is read by gateway/sync/wire.py first; paho sees not
 """
 
 import asyncio
+import functools
 import logging
 import secrets
 import socket
@@ -58,6 +59,26 @@ _HINTS = {  # CONNACK: what to do, where it is not the name, the password or the
 }
 _MAX_LENGTHS = 5 + 2 + 2 + 64
 """A PUBLISH beside topic and payload: fixed header, topic length, packet id, and room for our properties."""
+
+
+class _Packed(Properties):
+    """Packed once: paho does so for each message, which is a quarter of what sending it costs."""
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            setattr(self, name, value)
+        object.__setattr__(self, "_bytes", super().pack())  # type: ignore[no-untyped-call]
+
+    def pack(self) -> bytes:
+        return bytes(object.__getattribute__(self, "_bytes"))
+
+
+@functools.lru_cache(maxsize=256)
+def _of_an_event(replayed: bool, expiry_s: int | None = None) -> Properties:
+    values = {"UserProperty": REPLAYED if replayed else None, "MessageExpiryInterval": expiry_s}
+    given = {name: value for name, value in values.items() if value is not None}
+    return _Packed(ContentType=CONTENT_TYPE, PayloadFormatIndicator=1, **given)
 
 
 class PahoBroker:
@@ -216,13 +237,7 @@ class PahoConnection:
             raise
 
     def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
-        properties = None
-        if self._version == "5":
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = CONTENT_TYPE
-            properties.PayloadFormatIndicator = 1
-            if replayed:
-                properties.UserProperty = REPLAYED
+        properties = _of_an_event(replayed) if self._version == "5" else None
         retain = retain and self._retains
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
