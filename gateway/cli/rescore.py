@@ -252,7 +252,8 @@ class _Log:
 
     def _commit(self, made: Sequence[LoggedEvent]) -> None:
         if self._alone is None:
-            store = Store.open(self._config.store, destinations=[self._config.sync.destination])
+            brokers = self._config.sync.brokers()
+            store = Store.open(self._config.store, destinations=[broker.destination for broker in brokers])
             self._alone = store, Committer(store, lambda _: None)
         committer = self._alone[1]
         committer.derived(Derived(None, events=tuple(made)))

@@ -62,6 +62,7 @@ def lines(status: dict[str, Any]) -> Iterator[str]:
 def _left(config: "Config") -> dict[str, Any]:
     """What the database of a daemon that does not run tells; `running` is False. Raises GatewayError."""
     from gateway.cli.stored import clocks_of, opened
+    from gateway.store.telling import sentence
 
     left: dict[str, Any] = {
         "running": False,
@@ -74,7 +75,10 @@ def _left(config: "Config") -> dict[str, Any]:
         return left
     with opened(config.store.path) as archive:
         clocks = clocks_of(archive)
-        waiting, refused = archive.waiting(config.sync.destination)
+        brokers = {}
+        for broker in config.sync.brokers():
+            waiting, refused = archive.waiting(broker.destination)
+            brokers[broker.destination] = {"host": broker.host, "waiting": waiting, "refused": refused}
         known = {one.wearable: one for one in archive.wearables()}
         wearables = {}
         for name in [*(one.id for one in config.wearables), *sorted(known)]:
@@ -91,8 +95,9 @@ def _left(config: "Config") -> dict[str, Any]:
             "events": archive.count("event"),
             "observations": archive.count("journal"),
             "starts": archive.starts(),
+            "dropped": [sentence(one) for one in archive.dropped()],
         }
-    return left | {"events": {"waiting": waiting, "refused": refused}, "wearables": wearables}
+    return left | {"brokers": brokers, "wearables": wearables}
 
 
 def stopped_lines(left: dict[str, Any]) -> Iterator[str]:
@@ -101,13 +106,14 @@ def stopped_lines(left: dict[str, Any]) -> Iterator[str]:
     if store is None:
         yield f"store   nothing is stored yet ({left['database']})"
         return
-    events = left["events"]
     yield (
         f"store   {store['events']} events and {store['observations']} observations, {store['bytes'] / 1e6:.1f} MB "
         f"({left['database']})"
     )
-    refused = f", of which it has refused {events['refused']}" if events["refused"] else ""
-    yield f"broker  {events['waiting']} events wait for it{refused}"
+    yield from (f"  {line}" for line in store["dropped"])
+    for broker in left["brokers"].values():
+        refused = f", of which it has refused {broker['refused']}" if broker["refused"] else ""
+        yield f"broker  {broker['waiting']} events wait for {broker['host']}{refused}"
     rows = [["wearable", "last seen", "predictions stored"]]
     rows += [[name, one["last_seen"] or "-", str(one["predictions"])] for name, one in left["wearables"].items()]
     yield aligned(rows)

@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple, Self
 
 from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
-from gateway.store.rows import Cursor, JournalRow, LoggedEvent, StreamRecord
+from gateway.store.rows import Cursor, Dropped, JournalRow, LoggedEvent, StreamRecord
 from gateway.store.store import check_database
+from gateway.store.trimming import read_dropped
 
 _ROWS_A_READ = 500
 CLOCK_STEP_NS = 500_000_000
@@ -150,6 +151,12 @@ class Archive:
             "SELECT count(*) FROM parked JOIN event USING (seq) WHERE destination = ?", destination
         )
         return behind - cursor.beyond_count + refused, refused
+
+    def dropped(self) -> tuple[Dropped, ...]:
+        """What had to go although it was still needed, since the store began."""
+        with errors_in_words(self._path):
+            told = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'dropped'").fetchone()
+            return read_dropped(self._connection) if told else ()  # version 1 had no such table
 
     def last_seq(self) -> int:
         rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")

@@ -90,23 +90,18 @@ async def test_commands_tell_what_was_received_and_what_was_sampled(path: Path_,
     await equals_score(path, bundle, other, "left", left)
     again = await gateway(*rescore)
     assert f"left: 0 windows added, {counts['left']} were there already" in again
-    same_model = await gateway("rescore", *config, "--bundle", bundle, "--since", "1d")
-    assert same_model.startswith("left: this bundle answers for it already, with the same settings\n")
 
     # after it
     assert path.daemon is not None
     await path.daemon.stop()
     path.daemon = None
     await samples_are_the_truth(path, config, made, tmp_path)
-    assert await gateway(*rescore) == again
     status = await gateway("status", *config, code=1)
     assert status.startswith(f"under-test: no gateway runs behind {path.files.state / 'gateway.sock'}\nstore   ")
-    assert f"broker  {waiting_in(path)} events wait for it" in status
+    assert f"broker  {waiting_in(path)} events wait for {broker.host}\n" in status
     assert [line.split()[0::2] for line in status.splitlines()[-2:]] == [
         [name, str(2 * counts[name])] for name in ("left", "right")
     ]
-    stopped = json.loads(await gateway("status", *config, "--json", code=1))
-    assert stopped["running"] is False
 
 
 def waiting_in(path: Path_) -> int:
