@@ -40,6 +40,7 @@ from gateway.profiles.conversation import (
     Fault as ConversationFault,
 )
 from gateway.store.rows import Derived, JournalRow, LoggedEvent
+from gateway.stream.outcome import Answer
 from gateway.stream.progress import Progress
 from gateway.stream.stream import Stream, StreamSettings, decoder_state
 from tests.sim.families import Worn
@@ -376,7 +377,7 @@ class Events:
         self.wearable = wearable
 
     def answer(self, probabilities):
-        return None
+        return Answer("resting", 1.0, {"resting": 1.0}, ())
 
     def _event(self, kind, id, payload=b""):
         return LoggedEvent(kind, self.wearable, f"urn:{self.wearable}", id, "topic", payload, 0, "boot")
