@@ -588,6 +588,7 @@ class Daemon:
         while True:
             now = self.clock.now()
             self.writer.check_open()  # a writer that has ended by a fault of its own ends the daemon too
+            self.store.check_whole()  # and damage that a reader has found, which the next start mends
             self._tell_clock(now)
             self._tell_store(now)
             for wearable in self.wearables:
@@ -724,7 +725,7 @@ class SnapshotTooNew(InputRejected):
 async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None = None) -> None:
     """Runs until SIGTERM or SIGINT. Raises GatewayError where it cannot start."""
     bundles = load_bundles(config)
-    with Store.open(config.store, destinations=[config.sync.destination]) as store:
+    with Store.open(config.store, destinations=[config.sync.destination], mend=clock.now()) as store:
         daemon = Daemon(config, clock, bundles, store)
         try:
             await daemon.run(status_file)

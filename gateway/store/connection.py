@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.store.errors import StoreCorrupt, StoreUnavailable
@@ -46,6 +46,25 @@ def errors_in_words(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise StoreUnavailable(path, error) from error
     except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            suspect(path)
         raise StoreCorrupt(path, error) from error
     except (TypeError, ValueError) as error:  # what was read is not what was written: SQLite has no checksums
         raise StoreCorrupt(path, f"its content makes no sense ({error})") from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says so of the file, and not of the medium or of who may use it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def suspected(path: Path) -> Path:
+    """Where it lies, the next opening looks at the whole database."""
+    return path.with_name(path.name + ".suspect")
+
+
+def suspect(path: Path) -> None:
+    """SQLite has found damage in it; a medium that takes no note of that takes nothing else either."""
+    with suppress(OSError):
+        suspected(path).touch()

@@ -1,6 +1,7 @@
 """Opening the database, and what is read from it at the start. Everything is written by the Writer."""
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -9,17 +10,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from gateway.store.connection import PAGE_BYTES, connect, errors_in_words, tune_for_writing
-from gateway.store.errors import StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
+from gateway.clock import Instant
+from gateway.store.connection import (
+    PAGE_BYTES,
+    WAL_BYTES_KEPT,
+    connect,
+    errors_in_words,
+    is_damage,
+    suspected,
+    tune_for_writing,
+)
+from gateway.store.damage import is_cut_off, logged, looks_whole, salvage, set_aside, skip_row_numbers
+from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.journal import Journal
 from gateway.store.rows import Cursor, JournalRow, StreamRecord
 from gateway.store.settings import StoreSettings
 from gateway.store.trimming import acknowledged_by_all
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x46444754
 """The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
+_RUNS = b"a writer is at work"
+LOST_LOG = (
+    "the write-ahead log of a run that did not end is gone: what had been committed since its last checkpoint, up to "
+    f"{WAL_BYTES_KEPT // 2**20} MiB, is lost"
+)
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -46,22 +64,47 @@ class Store:
         self._lock = lock
         self.findings: tuple[str, ...] = ()
         """What was wrong when it was opened, and what became of it, in words."""
+        _note(lock, _RUNS)
 
     @classmethod
-    def open(cls, settings: StoreSettings, destinations: Collection[str] | None = None) -> Self:
+    def open(
+        cls, settings: StoreSettings, destinations: Collection[str] | None = None, *, mend: Instant | None = None
+    ) -> Self:
         """Creates the database or brings it to this version's schema.
 
         destinations: for whom events are kept; without them, for all that ever acknowledged or refused one.
-        Raises StoreTooNew or StoreForeign (the file is untouched), StoreInUse, StoreCorrupt, StoreUnavailable.
+        mend: the time; with it a damaged database is set aside under a name with the date, and a new one is begun with
+        what can be read of it (findings tell of it). Raises StoreTooNew or StoreForeign (the file is untouched),
+        StoreInUse, StoreUnavailable; StoreCorrupt without `mend`.
         """
         path = settings.path
         lock = _lock(path)
         try:
             with errors_in_words(path):
-                return cls(settings, _open(path), lock, destinations)
+                ran = lock.read() == _RUNS
+                lost_log = ran and path.exists() and path.stat().st_size > 0 and not logged(path)
+                findings = [LOST_LOG] if lost_log else []
+                if mend is not None and _is_damaged(path):
+                    findings.append(_mend(path, mend))
+                try:
+                    store = cls(settings, _open(path), lock, destinations)
+                except sqlite3.DatabaseError as error:
+                    if mend is None or not is_damage(error):
+                        raise
+                    findings.append(_mend(path, mend))
+                    store = cls(settings, _open(path), lock, destinations)
+                if lost_log:
+                    skip_row_numbers(store.connection)
+                store.findings = tuple(findings)
+                return store
         except BaseException:
             lock.close()
             raise
+
+    def check_whole(self) -> None:
+        """Raises StoreCorrupt once somebody has found damage in it."""
+        if suspected(self.settings.path).exists():
+            raise StoreCorrupt(self.settings.path, "SQLite has found damage in it; the next start sets it aside")
 
     def last_row(self) -> int:
         """The highest journal row ever given; 0 before the first."""
@@ -88,6 +131,7 @@ class Store:
 
     def close(self) -> None:
         """After the Writer has been closed."""
+        _note(self._lock, b"")  # before its log goes
         self._journal.close()
         self.connection.close()
         self._lock.close()
@@ -105,7 +149,9 @@ def _lock(path: Path) -> IO[bytes]:
     """Two writers would give the same row numbers. The lock ends with the process, however that ends."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("ab")
+        file = path.with_name(path.name + ".lock")
+        file.touch()
+        lock = file.open("r+b")
     except OSError as error:
         raise StoreUnavailable(path, error.strerror) from error
     try:
@@ -114,6 +160,37 @@ def _lock(path: Path) -> IO[bytes]:
         lock.close()
         raise StoreInUse(path) from None
     return lock
+
+
+def _note(lock: IO[bytes], state: bytes) -> None:
+    """Whether a writer is at work, for the opening after the next power cut."""
+    lock.seek(0)
+    lock.truncate()
+    lock.write(state)
+    lock.flush()
+    os.fsync(lock.fileno())
+
+
+def _is_damaged(path: Path) -> bool:
+    """Looks at all of it only where there is reason to."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    if not suspected(path).exists() and not is_cut_off(path):
+        return False
+    whole = looks_whole(path)
+    if whole:
+        suspected(path).unlink(missing_ok=True)
+    return not whole
+
+
+def _mend(path: Path, now: Instant) -> str:
+    """Sets it aside and begins a new one with what can be read. Raises OSError or sqlite3.Error."""
+    log.warning("store %s: damaged; what can be read of it is taken over, which may take minutes", path)
+    aside = set_aside(path, now)
+    with closing(_open(path)) as connection:
+        saved = salvage(aside, connection)
+    _sync_folder(path.parent)
+    return f"the database was damaged and is kept as {aside.name}; {saved}"
 
 
 def _open(path: Path) -> sqlite3.Connection:

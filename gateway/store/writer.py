@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from gateway.clock import Instant
 from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, write
 from gateway.store.bounds import CONTENTS
+from gateway.store.connection import errors_in_words, is_damage, suspect
 from gateway.store.errors import StoreBounded, StoreFailed, StoreFull
 from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped, JournalRow, Parked
 from gateway.store.store import Store
@@ -80,7 +81,8 @@ class Committer:
         self._settings = store.settings
         self._on_commit, self._on_error = on_commit, on_error
         self._row, self._seq = store.last_row(), store.last_seq()
-        self._trimmer = Trimmer.of(store.connection, store.settings, store.destinations)
+        with errors_in_words(store.settings.path):
+            self._trimmer = Trimmer.of(store.connection, store.settings, store.destinations)
         self._trim_at: Instant | None = None
         self.fill = self._filled(read_dropped(store.connection))
         """As of the last commit."""
@@ -173,6 +175,7 @@ class Committer:
             last_seq = write(self._connection, batch, self._seq)
         except sqlite3.Error as error:
             self.counters.failures += 1
+            self._raise_damage(error)
             self._report(f"{type(error).__name__}: {error}")
             return False
         self._went_through(batch, last_seq)
@@ -203,6 +206,7 @@ class Committer:
                 self.counters.trimmed += self._trimmer.trim(self._connection, self._trim_at)
                 dropped = read_dropped(self._connection)
             except (sqlite3.Error, OSError) as error:  # nothing is lost; the next pass does it
+                self._raise_damage(error)
                 log.warning("trimming the store: %s", error)
             self.counters.trimmed_early = self._trimmer.early
         self.fill = self._filled(dropped)
@@ -216,6 +220,12 @@ class Committer:
             trimmer.takes,
             dropped,
         )
+
+    def _raise_damage(self, error: Exception) -> None:
+        """A damaged file does not heal by trying again: the writer ends, and the next start mends it."""
+        if is_damage(error):
+            suspect(self._settings.path)
+            raise error
 
     def _report(self, trouble: str | None) -> None:
         self.trouble = trouble
