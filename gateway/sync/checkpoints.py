@@ -41,16 +41,21 @@ class Checkpoints:
             del kept[1::2]
         return True
 
-    def go_back(self, now: Instant) -> int:
-        """The position above which everything acknowledged within span_s lies. What was taken above it is forgotten.
+    def go_back(self) -> int:
+        """The position above which everything acknowledged within span_s before the last acknowledgement lies. What was
+        taken above it is forgotten.
 
+        Not before now: a broker may have been away for longer than the span, and has lost what it got before that.
         Where no checkpoint is provably so old it is that of the oldest, or the beginning.
         """
         if self._latest is not None:
             self._append(self._latest)
             self._latest = None
-        old = [c for c in self._kept if age_s(c.at, now) >= self._span_s]
-        position = old[-1].position if old else self._kept[0].position if self._kept else 0
+        if not self._kept:
+            return 0
+        last = self._kept[-1].at
+        old = [c for c in self._kept if age_s(c.at, last) >= self._span_s]
+        position = old[-1].position if old else self._kept[0].position
         self._kept = [c for c in self._kept if c.position <= position]
         return position
 
