@@ -169,7 +169,7 @@ class Trimmer:
 
     def _events(self, connection: sqlite3.Connection, now: Instant) -> int:
         """Those that one destination has refused are needed: they are tried again."""
-        acknowledged = acknowledged_by_all(connection, self.destinations)
+        acknowledged = settled_by_all(connection, self.destinations)
         due = self._acknowledged_long_ago(connection, acknowledged, now)
         expired = self._logged_long_ago(connection, now)
         names = self.destinations
@@ -297,6 +297,17 @@ def acknowledged_by_all(connection: sqlite3.Connection, destinations: Collection
     cursors = dict(connection.execute("SELECT destination, position FROM cursor").fetchall())
     served = cursors if destinations is None else destinations
     return min((cursors.get(destination, 0) for destination in served), default=0)
+
+
+def settled_by_all(connection: sqlite3.Connection, destinations: Collection[str] | None) -> int:
+    """Up to which event none of them asks again, not even where it has lost what it got last: its cursor may go back as
+    far as its oldest checkpoint, however long ago that was."""
+    oldest = dict(
+        connection.execute("SELECT destination, min(position) FROM checkpoint GROUP BY destination").fetchall()
+    )
+    served = oldest if destinations is None else destinations
+    acknowledged = acknowledged_by_all(connection, destinations)
+    return min([acknowledged, *(int(oldest.get(destination, acknowledged)) for destination in served)])
 
 
 def read_dropped(connection: sqlite3.Connection) -> tuple[Dropped, ...]:

@@ -9,7 +9,7 @@ import pytest
 from gateway.store import Store, StoreSettings
 from gateway.store.batch import Batch, write
 from gateway.store.bounds import ROW_BYTES
-from gateway.store.rows import Cursor, Derived, JournalRow, Parked
+from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, Parked
 from gateway.store.trimming import MARKS, ROWS_A_PASS, Trimmer, read_dropped, used_bytes
 from tests.gateway.store.conftest import Opened, at, event
 
@@ -100,6 +100,17 @@ def test_a_cursor_that_went_back_keeps_what_it_will_send_again(store: Store) -> 
     fill(store, Batch(cursors={"a": Cursor("a", 2)}))
     assert trimmer.trim(store.connection, at(DAY_S)) == 2
     assert kept(store.connection, "event", "seq") == [3, 4, 5]
+
+
+def test_what_a_broker_may_ask_for_again_stays_however_long_it_is_away(store: Store) -> None:
+    """It has lost what it got last, and comes back long after the retention."""
+    events = [event(number) for number in range(1, 11)]
+    checkpoints = {"a": (Checkpoint(4, at(0)), Checkpoint(10, at(1800)))}
+    fill(store, Batch(events=events, cursors={"a": Cursor("a", 10)}, checkpoints=checkpoints))
+    trimmer = Trimmer(store.settings)
+    trimmer.trim(store.connection, at(1800))
+    assert trimmer.trim(store.connection, at(1800 + 10 * DAY_S)) == 4
+    assert kept(store.connection, "event", "seq") == [5, 6, 7, 8, 9, 10]
 
 
 def test_a_destination_that_is_no_longer_served_holds_up_nothing(store: Store) -> None:
