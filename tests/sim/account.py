@@ -40,7 +40,7 @@ class ReferenceLedger:
         entries = [struct.unpack_from("<QIIII", payload, 28 + 4 * rates + 24 * i) for i in range(sessions)]
         self._listed = {number & 0xFFFF: number for number, *_ in entries}
         for number, first, end, *_ in entries:
-            known = self.sessions.setdefault(number, Known())
+            known = self.sessions.setdefault(number, self._new())
             if not self._done(known):
                 known.ended = number != entries[-1][0]
                 known.end = max(known.end, end)
@@ -49,6 +49,9 @@ class ReferenceLedger:
             if number not in self._listed.values() and not self._done(known):
                 known.ended = True
                 known.lose(0, known.end)
+
+    def _new(self) -> Known:
+        return Known()
 
     def _done(self, known: Known) -> bool:
         return known.ended and bool((known.state[: known.end] != MISSING).all())

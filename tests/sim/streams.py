@@ -21,7 +21,7 @@ from gateway.store.rows import JournalRow
 from tests.sim.carried import CARRIED, WITMOTION_FRAME_BYTES, Carried
 from tests.sim.families import LinkTruth, Streaming
 from tests.sim.known import HERE, LOST, MISSING, Known
-from tests.sim.world import INTERVAL_NS, SAMPLED_NS, Air
+from tests.sim.world import INTERVAL_NS, Air
 
 UNSTAMPED = ("witmotion-bwt901ble", "thingy52")
 """Neither clock nor number: losses are estimates, and a notification that comes twice cannot be told from two equal
@@ -370,7 +370,7 @@ def _exact(name, worn, link, column, index, places, rows, ledger) -> None:
 
 def _estimated(name: str, worn: Streaming, air: Air, stretch: Stretch, garbage_rows: int) -> None:
     """arrivals.py: unseen are LATE_S at once and a steady loss of SKEW, and a count is off by the radio's jitter."""
-    jitter_s = air.jitter_s + (SAMPLED_NS + INTERVAL_NS) / 1e9
+    jitter_s = air.jitter_s + (Air.SAMPLED_NS + INTERVAL_NS) / 1e9
     span_s = stretch.span / worn.rate_hz
     off_max = worn.rate_hz * (LATE_S + jitter_s + SKEW * span_s) + 2
     off_max += stretch.twice + stretch.garbage + garbage_rows

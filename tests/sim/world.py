@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,8 +50,6 @@ INTERVAL_NS = 50 * 10**6
 """Between two connection events of a link; a GATT operation takes two."""
 NOTIFICATIONS_A_INTERVAL = 12
 """What one connection event carries: 240 a second, 58 kB/s."""
-ADVERTISED_NS = SECOND
-SAMPLED_NS = 2 * SECOND // 5
 SHAPE = WindowShape(200, 100)
 INTERPOLATE_MAX = 5
 
@@ -87,6 +85,8 @@ class Clockwork:
 class Air:
     """One wearable's radio: at most one link, which its faults act on."""
 
+    SAMPLED_NS, ADVERTISED_NS = 2 * SECOND // 5, SECOND
+
     def __init__(self, clock: Clockwork, worn: Worn, faults: tuple[Fault, ...], seed: str) -> None:
         self.clock, self.worn = clock, worn
         self.radio = RadioFaults(faults, seed)
@@ -112,7 +112,7 @@ class Air:
         self._passed_ns = clock.now_ns
         self._played = 0
         self.stopped = False
-        clock.every(SAMPLED_NS, self._sample)
+        clock.every(self.SAMPLED_NS, self._sample)
         clock.after(self.rng.random() * SECOND, self._advertise)
 
     def heal(self) -> None:
@@ -125,9 +125,14 @@ class Air:
             self.radio.link_up(self.clock.now_ns)
 
     def _advertise(self) -> None:
-        if not self.link and self.central is not None and self.radio.reachable(self.clock.now_ns):
-            self.central.heard()
-        self.clock.after(ADVERTISED_NS, self._advertise)
+        if not self.link and self.radio.reachable(self.clock.now_ns):
+            for central in self.listening():
+                central.heard()
+        self.clock.after(self.ADVERTISED_NS, self._advertise)
+
+    def listening(self) -> Iterable["Central"]:
+        """Who hears it advertise."""
+        return [] if self.central is None else [self.central]
 
     def _sample(self) -> None:
         if self.stopped:
