@@ -335,12 +335,98 @@ def at_length(folder: Path, port: int, count: int) -> None:
     told("sent twice", str(found["again"]))
 
 
+# From the gesture to PUBACK.
+
+ACTIVITY_S = 12.7
+"""No multiple of the hop, so that onsets lie anywhere in a window."""
+
+
+async def onsets(folder: Path, port: int, wearables: int, seconds: float) -> tuple[list[float], int]:
+    """From each change of the simulated motion to the arrival of the first window wholly after it, which a subscriber
+    gets as PUBACK goes out; how many of these windows came as a change of activity."""
+    from paho.mqtt.client import Client, MQTTMessage
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    from gateway.cli.demo import demo_bundle
+    from gateway.demo import arrange
+    from gateway.demo.announce import announced
+    from gateway.demo.processes import Children
+    from gateway.demo.simulator import SimulatorControl
+
+    arrived = list[tuple[int, bytes]]()
+
+    def heard(_client: Client, _userdata: object, message: MQTTMessage) -> None:
+        arrived.append((time.monotonic_ns(), message.payload))
+
+    subscriber = Client(CallbackAPIVersion.VERSION2)
+    subscriber.on_message = heard
+    subscriber.on_connect = lambda client, *_: client.subscribe("fidget/v1/+/+/prediction", qos=1)
+    subscriber.connect("127.0.0.1", port)
+    subscriber.loop_start()
+    files = arrange.Files(folder)
+    sim_time = arrange.simulated_time(1.0)
+    names = arrange.wearable_names(wearables)
+    arrange.write_scenario(files, names, ("sitting", "hand_tapping", "standing", "nail_biting"), 7200.0, ())
+    text = files.scenario.read_text().replace(f":{arrange.ACTIVITY_S:g}", f":{ACTIVITY_S}")
+    files.scenario.write_text(text)
+    async with Children(folder) as children:
+        simulator = await children.start("simulator", arrange.simulator_argv(files, sim_time))
+        control_at = await simulator.says(lambda line: announced(line, "control"), 60)
+        radio = await simulator.says(announced, 60)
+        async with SimulatorControl(*control_at) as control:
+            arrange.write_configuration(
+                files,
+                gateway_id="bench",
+                bundle=demo_bundle(),
+                radio=radio,
+                broker=arrange.Broker("127.0.0.1", port),
+                wearables=await control.status(),
+                settings={"store": {"commit_on_change": True}},
+            )
+            await children.start("daemon", arrange.daemon_argv(files, sim_time))
+            await asyncio.sleep(seconds)
+    subscriber.loop_stop()
+    t0_ns = int(sim_time.split(":")[2])
+    return _from_onsets(arrived, t0_ns)
+
+
+def _from_onsets(arrived: list[tuple[int, bytes]], t0_ns: int) -> tuple[list[float], int]:
+    windows = dict[tuple[str, int], tuple[float, events.WindowRecord]]()
+    for mono_ns, payload in arrived:
+        event = events.decode(payload)
+        assert isinstance(event, events.Prediction)
+        for window in event.data.windows:
+            windows.setdefault((event.source, window.number), ((mono_ns - t0_ns) / 1e9, window))
+    found, changes = list[float](), 0
+    for (source, number), (came_s, window) in windows.items():
+        parts = number * 2.0 // ACTIVITY_S
+        onset_s = parts * ACTIVITY_S if number * 2.0 % ACTIVITY_S else number * 2.0
+        first_after = onset_s > 0 and (number - 1) * 2.0 < onset_s
+        if not first_after or window.taken_mono_us is None or number < 10:  # links and imports settle
+            continue
+        found.append(came_s - window.taken_mono_us / 1e6 + number * 2.0 - onset_s)
+        before = windows.get((source, number - 1))
+        changes += before is not None and before[1].activity != window.activity
+    return sorted(found), changes
+
+
+def latency(folder: Path, port: int, wearables: int, seconds: float) -> None:
+    found, changes = asyncio.run(onsets(folder, port, wearables, seconds))
+    print(f"from the onset of a gesture to PUBACK of the first window wholly after it, {wearables} wearables:")
+    if not found:
+        told("no onset in this time", "-")
+        return
+    told("onsets; windows that came as a change of activity", f"{len(found)}; {changes}")
+    told("p50", f"{statistics.median(found):.2f} s", "<= 6; 5 is the least, by window and hop")
+    told("p95", f"{found[int(0.95 * (len(found) - 1))]:.2f} s", "<= 7.5; 6 is the least")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What sending costs.")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--quick", action="store_true", help="3,000 events: whether it still runs")
     parser.add_argument("--long", action="store_true", help="1,000,000 events")
-    parser.add_argument("--only", choices=("volume", "replay", "far", "length"))
+    parser.add_argument("--only", choices=("volume", "replay", "far", "length", "latency"))
     parser.add_argument("--publish", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -352,7 +438,7 @@ def main() -> None:
         print(json.dumps(asyncio.run(publish(Path(path), int(port), int(window), live == "1"))))
         return
     count = 3000 if args.quick else 1_000_000 if args.long else args.events
-    wanted = [args.only] if args.only else ["volume", "replay", "far", "length"]
+    wanted = [args.only] if args.only else ["volume", "replay", "far", "length", "latency"]
     if "volume" in wanted:
         volume()
     if wanted == ["volume"]:
@@ -367,6 +453,8 @@ def main() -> None:
                 long_way(folder, broker.port, min(count, 20_000))
             if "length" in wanted:
                 at_length(folder, broker.port, count)
+            if "latency" in wanted:
+                latency(folder, broker.port, 2 if args.quick else 4, 45 if args.quick else 180)
         finally:
             broker.stop()
 
