@@ -32,6 +32,8 @@ from gateway.store.rows import LoggedEvent
 from gateway.sync import Publisher, SyncSettings
 
 WINDOW = 100
+WIDE = 1000
+"""The most that may be configured: the most memory."""
 HALF_WAY_S = 0.025
 ROUNDS = 3
 PAYLOAD = json.dumps({"data": "x" * 980}).encode()
@@ -325,8 +327,9 @@ def long_way(folder: Path, port: int, count: int) -> None:
 def at_length(folder: Path, port: int, count: int) -> None:
     path = folder / "long.db"
     fill(path, count)
-    found = in_a_process(path, port)
-    print(f"a store with {count} events that wait ({path.stat().st_size / 1e6:.0f} MB):")
+    found = in_a_process(path, port, window=WIDE)
+    print(f"a store with {count} events that wait ({path.stat().st_size / 1e6:.0f} MB), window {WIDE}:")
+    told("events a second", f"{found['rate']:.0f}")
     told("process start to connected", f"{found['ready_s']:.2f} s")
     told("resident", f"{found['resident_mb']:.1f} MB")
     told("grown over the replay", f"{found['grown_mb']:.2f} MB", "<= 1")
