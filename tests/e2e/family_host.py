@@ -41,6 +41,8 @@ class Host:
         self.truth = Truth(truth, device.sensors)
         self.windows: dict[int, WindowReady] = {}
         self.faults: list[str] = []
+        self.rows: list[JournalRow] = []
+        """The journal."""
         self._profile = profile_of(profile)
         self._conversation = self._profile.conversation({})
         self._wake_ns: int | None = None
@@ -111,6 +113,7 @@ class Host:
     def _journal(self, kind: Kind, payload: bytes) -> None:
         self._row += 1
         row = JournalRow(self._row, "left", kind, payload, Instant("boot", self.now_ns, self.now_ns, True))
+        self.rows.append(row)
         for output in self.stream.advance(row):
             if isinstance(output, WindowReady):
                 assert output.number not in self.windows
