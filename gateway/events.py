@@ -7,6 +7,7 @@ CloudEvents' own Integer has 32 bits, so the attributes `sequence` and `monons` 
 """
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from gateway.errors import GatewayError
 
 CONTENT_TYPE = "application/cloudevents+json"
 TOPIC_PREFIX = "fidget/v1"
+TEMPLATE_CHARS_MAX = 200
 WINDOWS_MAX = 30
 """In one prediction event."""
 NEGLIGIBLE = 0.005
@@ -376,6 +378,36 @@ def sequence(number: int) -> str:
 def topic_of(prefix: str, gateway: str, wearable: str | None, kind: str) -> str:
     """wearable None: the gateway's own."""
     return "/".join(part for part in (prefix, gateway, wearable, kind) if part is not None)
+
+
+TOPICS = f"{TOPIC_PREFIX}/{{gateway}}/{{wearable}}/{{kind}}"
+
+
+def topic_by(template: str, gateway: str, wearable: str | None, kind: str) -> str:
+    """As topic_of, under a template that check_topics takes; the gateway's own have no level {wearable}."""
+    levels = [level for level in template.split("/") if wearable is not None or level != "{wearable}"]
+    return "/".join(levels).format(gateway=gateway, wearable=wearable, kind=kind)
+
+
+def check_topics(template: str) -> str:
+    """Returns a template whose topics may be published to and cannot meet. Raises ValueError."""
+    if not template.isprintable() or len(template) > TEMPLATE_CHARS_MAX:
+        raise ValueError(f"expected at most {TEMPLATE_CHARS_MAX} printable characters")
+    if set(template) & set("+#"):
+        raise ValueError("a topic to publish to has no wildcards + and #")
+    if template.startswith("$"):
+        raise ValueError("topics that begin with $ are the broker's own")
+    levels = template.split("/")
+    if "" in levels:
+        raise ValueError("an empty level: a / at the beginning or the end, or two of them")
+    for name in ("gateway", "wearable", "kind"):
+        if template.count(f"{{{name}}}") != 1:
+            raise ValueError(f"expected {{{name}}} once, or states of different things would replace each other")
+    if set(re.sub(r"\{(gateway|wearable|kind)\}", "", template)) & set("{}"):
+        raise ValueError("there are {gateway}, {wearable} and {kind}, and no other braces")
+    if "{wearable}" not in levels:
+        raise ValueError("{wearable} is a level of its own, which the gateway's own topics do not have")
+    return template
 
 
 def rfc3339(utc_ns: int) -> str:

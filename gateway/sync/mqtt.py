@@ -236,8 +236,10 @@ class PahoConnection:
             self.abort()
             raise
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
-        properties = _of_an_event(replayed) if self._version == "5" else None
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False, expiry_s: int | None = None
+    ) -> int:
+        properties = _of_an_event(replayed, expiry_s) if self._version == "5" else None
         retain = retain and self._retains
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 

@@ -42,6 +42,8 @@ PARKED_AGAIN = 100
 PARKED_MIN_S, PARKED_MAX_S = 60.0, 3600.0
 """A pause after refused events were all refused once more, doubled each time until one is taken; the shorter one after
 a reconnection. Not none: mosquitto 2.0.11 ends the connection after each refusal, and the others must get through."""
+SUPERSEDED_EXPIRY_S = 300
+"""A state that a later one has replaced is of no use late."""
 
 T = TypeVar("T")
 
@@ -449,7 +451,8 @@ class Publisher:
         room = self._flight.room(self._now_s()) - len(self._presence_tokens)
         window = room + len(self._flight.under_way)
         while room > 0 and not self._stuck() and (event := self._next(replay_room(room, window))) is not None:
-            limit = max_payload_bytes(connection.accepted.packet_bytes_max, event.topic)
+            topic = self._topic_of(event)
+            limit = max_payload_bytes(connection.accepted.packet_bytes_max, topic)
             if limit is not None and len(event.payload) > limit:
                 self._set_aside(event, f"larger than the broker takes ({len(event.payload)} bytes)", PACKET_TOO_LARGE)
                 continue
@@ -459,7 +462,10 @@ class Publisher:
             if retain:
                 self._retained[event.topic] = event.seq
             replayed = event.seq <= self._backlog_end or any(event.seq in r.under_way for r in self._requests)
-            token = connection.publish(event.topic, event.payload, retain=retain, replayed=replayed)
+            expiry_s = None
+            if event.kind == "state" and event.wearable is not None:
+                expiry_s = self._settings.state_expiry_s if retain else SUPERSEDED_EXPIRY_S
+            token = connection.publish(topic, event.payload, retain=retain, replayed=replayed, expiry_s=expiry_s)
             self._flight.sent(token, event)
             self._sends[token] = self.counters.sent
             room -= 1
@@ -468,6 +474,12 @@ class Publisher:
             self._highest_sent = max(self._highest_sent, event.seq)
         if room > 0 and not self._ahead and self._read_to < self._last_seq:
             self._changed.set()  # there is more to read
+
+    def _topic_of(self, event: LoggedEvent) -> str:
+        """The log has the default's."""
+        if self._settings.topics == events.TOPICS:
+            return event.topic
+        return events.topic_by(self._settings.topics, self._gateway_id, event.wearable, event.kind)
 
     def _stuck(self) -> bool:
         """Whether an event has had no answer for too long, in events sent since."""
@@ -529,7 +541,7 @@ class Publisher:
         refused = self._flight.cut(code)
         if refused is not None:
             words = REASONS[code] if code in BLAMED else "the connection ends each time that it is sent"
-            self._set_aside(refused, words, code or 0)
+            self._set_aside(refused, words, 0x80 if code is None else code)
         self._give_up(why)
 
     def renew(self, why: str) -> None:
@@ -654,7 +666,7 @@ class Publisher:
                 )
             )
 
-        topic = events.topic_of(events.TOPIC_PREFIX, self._gateway_id, None, "state")
+        topic = events.topic_by(self._settings.topics, self._gateway_id, None, "state")
         return Presence(topic, event("online"), event("offline"))
 
 

@@ -42,10 +42,13 @@ class Connection(Protocol):
     @property
     def accepted(self) -> Accepted: ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False, expiry_s: int | None = None
+    ) -> int:
         """Sends with QoS 1, now, and returns the token that its answer will have. Never blocks.
 
-        replayed: newer events may have gone before it, which MQTT 5 lets us say.
+        MQTT 5 also lets us say: replayed, that newer events may have gone before it; expiry_s, after how long no
+        subscriber needs it any more.
         """
 
     async def close(self) -> None:

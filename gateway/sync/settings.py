@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+from gateway.events import TOPICS, check_topics
 
 STANDBYS_MAX = 4
 Credential = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -74,6 +76,10 @@ class SyncSettings(BrokerSettings):
     standbys: tuple[BrokerSettings, ...] = Field((), alias="broker", max_length=STANDBYS_MAX)
     failover_after_s: float = Field(60.0, ge=1)
     """The next broker is tried once those before it have been away for so long."""
+    topics: Annotated[str, AfterValidator(check_topics)] = TOPICS
+    """Of what is published from now on, whenever it was made."""
+    state_expiry_s: int | None = Field(None, ge=60, lt=2**32)
+    """A broker of MQTT 5 forgets the state of a wearable so long after it was sent; None: never."""
     redirection: bool = True
     """Whether a broker may send us on to another server (MQTT 5, 4.13)."""
     keepalive_s: int = Field(30, ge=5, le=3600)

@@ -203,3 +203,45 @@ def test_names_of_topics_and_sources() -> None:
         "00000000000000ab-10000900-drift",
     ]
     assert events.sequence(42) == "0000000042"
+
+
+TEMPLATES = ["fidget/v1/{gateway}/{wearable}/{kind}", "{kind}/{wearable}/gw-{gateway}", "a/{wearable}/{gateway}{kind}"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_topics_by_a_template_never_meet(template: str) -> None:
+    assert events.check_topics(template) == template
+    things = [(g, w, k) for g in ("a", "ab", "state") for w in (None, "a", "b", "state") for k in events.KINDS]
+    topics = [events.topic_by(template, *thing) for thing in things]
+    assert len(set(topics)) == len(things)
+    assert not any(set("+#{}") & set(topic) or "//" in topic for topic in topics)
+
+
+def test_the_default_template_is_the_topics_of_the_contract() -> None:
+    for wearable in (None, "left"):
+        expected = events.topic_of(events.TOPIC_PREFIX, "home", wearable, "state")
+        assert events.topic_by(events.TOPICS, "home", wearable, "state") == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        ("a/{gateway}/{wearable}", "expected {kind} once"),
+        ("a/{wearable}/{kind}", "expected {gateway} once"),
+        ("a/{gateway}/{kind}", "expected {wearable} once"),
+        ("{gateway}/{wearable}/{kind}/{kind}", "expected {kind} once"),
+        ("a/{gateway}/w-{wearable}/{kind}", "{wearable} is a level of its own"),
+        ("a/{gateway}/{wearable}/{kind}/#", "no wildcards"),
+        ("+/{gateway}/{wearable}/{kind}", "no wildcards"),
+        ("$SYS/{gateway}/{wearable}/{kind}", "the broker's own"),
+        ("/{gateway}/{wearable}/{kind}", "an empty level"),
+        ("{gateway}//{wearable}/{kind}", "an empty level"),
+        ("{gateway}/{wearable}/{kind}/{wearer}", "no other braces"),
+        ("{gateway}/{wearable}/{kind}/{", "no other braces"),
+        ("{gateway}/{wearable}/{kind}\0", "printable"),
+        ("{gateway}/{wearable}/{kind}" + "x" * 200, "at most 200"),
+    ],
+)
+def test_a_template_whose_topics_cannot_be_or_could_meet_is_refused(template: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint.replace("{", r"\{")):
+        events.check_topics(template)

@@ -14,6 +14,7 @@ from gateway.demo.proxy import CuttingProxy
 from tests.gateway.sync.conftest import WITHIN_S, House, Mosquitto, until
 
 EVENTS = 600
+both_protocols = pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 
 
 class Subscriber:
@@ -54,11 +55,13 @@ def house(path: Path, port: int, **changes: Any) -> House:
     return House(path / "gateway.db", **(quick | changes))
 
 
-async def cut_in_the_middle(port: int, children: Children, tmp_path: Path, proxied: Callable[[int], Any]) -> None:
+async def cut_in_the_middle(
+    port: int, children: Children, tmp_path: Path, proxied: Callable[[int], Any], protocol: str = "auto"
+) -> None:
     subscriber = Subscriber(tmp_path / "received.jsonl")
     await subscriber.start(children, port)
     proxy = await proxied(port)
-    made = house(tmp_path, proxy.address[1])
+    made = house(tmp_path, proxy.address[1], protocol=protocol)
     for part in range(4):
         made.log(range(part * EVENTS + 1, (part + 1) * EVENTS + 1))
         await made.writer.flush()
@@ -76,11 +79,12 @@ async def cut_in_the_middle(port: int, children: Children, tmp_path: Path, proxi
 
 
 @pytest.mark.mosquitto
-async def test_mosquitto_by_mqtt_5_with_the_way_cut_four_times(
-    mosquitto: Mosquitto, children: Children, tmp_path: Path, proxied: Callable[[int], Any]
+@both_protocols
+async def test_mosquitto_with_the_way_cut_four_times(
+    mosquitto: Mosquitto, children: Children, tmp_path: Path, proxied: Callable[[int], Any], protocol: str
 ) -> None:
     await mosquitto.start()
-    await cut_in_the_middle(mosquitto.port, children, tmp_path, proxied)
+    await cut_in_the_middle(mosquitto.port, children, tmp_path, proxied, protocol)
 
 
 async def test_the_embedded_broker_by_3_1_1_with_the_way_cut_four_times(
@@ -90,13 +94,14 @@ async def test_the_embedded_broker_by_3_1_1_with_the_way_cut_four_times(
 
 
 @pytest.mark.mosquitto
+@both_protocols
 async def test_mosquitto_stopped_and_back_has_our_session_and_gets_what_it_missed(
-    mosquitto: Mosquitto, children: Children, tmp_path: Path
+    mosquitto: Mosquitto, children: Children, tmp_path: Path, protocol: str
 ) -> None:
     await mosquitto.start()
     subscriber = Subscriber(tmp_path / "received.jsonl")
     await subscriber.start(children, mosquitto.port)
-    made = house(tmp_path, mosquitto.port)
+    made = house(tmp_path, mosquitto.port, protocol=protocol)
     made.log(range(1, EVENTS + 1))
     await made.sent()
     mosquitto.stop()
@@ -111,11 +116,12 @@ async def test_mosquitto_stopped_and_back_has_our_session_and_gets_what_it_misse
 
 
 @pytest.mark.mosquitto
+@both_protocols
 async def test_mosquitto_killed_has_lost_our_session_and_gets_everything_recent_again(
-    mosquitto: Mosquitto, tmp_path: Path
+    mosquitto: Mosquitto, tmp_path: Path, protocol: str
 ) -> None:
     await mosquitto.start()
-    made = house(tmp_path, mosquitto.port, rewind_s=100.0)
+    made = house(tmp_path, mosquitto.port, protocol=protocol, rewind_s=100.0)
     made.log(range(1, EVENTS + 1))
     await made.sent()
     mosquitto.kill()
@@ -153,8 +159,9 @@ async def test_what_mosquittos_access_list_denies_is_told_and_arrives_once_it_is
 
 
 @pytest.mark.mosquitto
+@both_protocols
 async def test_a_wrong_password_stops_nothing_but_the_sending_until_it_is_right(
-    mosquitto: Mosquitto, tmp_path: Path
+    mosquitto: Mosquitto, tmp_path: Path, protocol: str
 ) -> None:
     passwords, file = mosquitto.folder / "passwords", tmp_path / "password"
     await asyncio.to_thread(
@@ -163,7 +170,7 @@ async def test_a_wrong_password_stops_nothing_but_the_sending_until_it_is_right(
     await mosquitto.start(f"allow_anonymous false\npassword_file {passwords}\n")
     file.touch(mode=0o600)
     file.write_text("wrong")
-    made = house(tmp_path, mosquitto.port, username="ada", password_file=file)
+    made = house(tmp_path, mosquitto.port, protocol=protocol, username="ada", password_file=file)
     made.log(range(1, 11))
     await made.writer.flush()
     await until(lambda: "refused the connection: Not authorized; Check username, password" in made.publisher.state)
@@ -174,19 +181,20 @@ async def test_a_wrong_password_stops_nothing_but_the_sending_until_it_is_right(
 
 
 @pytest.mark.mosquitto
+@both_protocols
 async def test_mosquitto_says_offline_for_a_gateway_that_is_gone_and_keeps_saying_it(
-    mosquitto: Mosquitto, children: Children, tmp_path: Path
+    mosquitto: Mosquitto, children: Children, tmp_path: Path, protocol: str
 ) -> None:
     await mosquitto.start()
     topic = "fidget/v1/home/state"
     early, late = Subscriber(tmp_path / "early.jsonl"), Subscriber(tmp_path / "late.jsonl")
     await early.start(children, mosquitto.port)
-    made = house(tmp_path, mosquitto.port)
+    made = house(tmp_path, mosquitto.port, protocol=protocol)
     await until(lambda: len(early.heard(topic)) == 1)
     await made.die()
     await until(lambda: len(early.heard(topic)) == 2)
     assert [event["data"]["status"] for event in early.heard(topic)] == ["online", "offline"]
-    again = house(tmp_path, mosquitto.port)
+    again = house(tmp_path, mosquitto.port, protocol=protocol)
     await until(lambda: len(early.heard(topic)) == 3)
     await again.stop()
     await until(lambda: len(early.heard(topic)) == 4)

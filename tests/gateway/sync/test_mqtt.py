@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import InputRejected
+from gateway.store.rows import Derived, LoggedEvent
 from gateway.sync import SyncSettings, TlsSettings, check_connection
 from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
 from gateway.sync.mqtt import PahoBroker
 from gateway.sync.session import Connection, Presence
 from tests.gateway.sync.certificates import Authority
-from tests.gateway.sync.conftest import Mosquitto, Server, connack3, connack5, serving, until
+from tests.gateway.sync.conftest import House, Mosquitto, Server, connack3, connack5, serving, until
+from tests.gateway.sync.server5 import Publish, server5, taking
 
 PRESENCE = Presence("fidget/v1/home/state", b"online", b"offline")
 
@@ -302,3 +305,59 @@ async def test_check_names_an_absent_broker() -> None:
     with pytest.raises(BrokerUnavailable, match="Connection refused") as away:
         await asyncio.to_thread(check_connection, settings(1), 5.0)
     assert away.value.exit_code == 1
+
+
+# What goes with a message, read by a server of hand-written packets.
+
+
+def state(number: int, wearable: str | None = "left") -> LoggedEvent:
+    topic = f"fidget/v1/home/{wearable}/state"
+    return LoggedEvent("state", wearable, "urn:x", f"s{number}", topic, b"%d" % number, 0, "boot", retain=True)
+
+
+async def test_states_expire_where_asked_for_and_superseded_ones_soon(tmp_path: Path) -> None:
+    expiry = 0x02
+    async with server5(taking()) as server:
+        port = server.port
+        first = House(tmp_path / "gateway.db", host="127.0.0.1", port=port, protocol="5", state_expiry_s=86400)
+        first.log(range(1, 2))
+        first.writer.derived(Derived(None, (state(2),)))
+        await first.sent()
+        await first.stop()
+        sent = {publish.payload: publish for publish in server.taken}
+        assert sent[b"2"].retain
+        assert sent[b"2"].properties[expiry] == 86400
+        assert expiry not in sent[b"1"].properties  # predictions never do
+        presence = [publish for publish in server.taken if publish.topic == "fidget/v1/home/state"]
+        assert all(publish.retain and expiry not in publish.properties for publish in presence)
+    answers = {b"3": [0, 0x97]}
+
+    def answer(publish: Publish) -> int:
+        return answers[publish.payload].pop() if publish.payload in answers else 0
+
+    async with server5(taking(answer)) as server:
+        second = House(tmp_path / "gateway.db", host="127.0.0.1", port=server.port, protocol="5")
+        second.writer.derived(Derived(None, (replace(state(3), topic="t/x"), replace(state(4), topic="t/x"))))
+        await second.sent()
+        await second.stop()
+        late = [publish for publish in server.taken if publish.payload == b"3"]
+        assert [(publish.retain, publish.properties.get(expiry)) for publish in late] == [(False, 300)]
+        latest = next(publish for publish in server.taken if publish.payload == b"4")
+        assert (latest.retain, latest.properties.get(expiry)) == (True, None)
+
+
+async def test_topics_follow_the_template_the_will_included(tmp_path: Path) -> None:
+    template = "clinic/{kind}/{gateway}/{wearable}"
+    async with server5(taking()) as server:
+        made = House(tmp_path / "gateway.db", host="127.0.0.1", port=server.port, protocol="5", topics=template)
+        made.log(range(1, 2))
+        made.writer.derived(Derived(None, (state(2), state(3, None))))
+        await made.sent()
+        await made.stop()
+        topics = [publish.topic for publish in server.taken]
+        own = "clinic/state/home"
+        assert topics == [own, "clinic/prediction/home/left", "clinic/state/home/left", own, own]
+        connect = server.clients[0].connect
+        assert connect is not None
+        assert connect.will is not None
+        assert (connect.will[0], connect.will[2]) == (own, True)

@@ -75,7 +75,9 @@ class ScriptedConnection:
         self._open = True
         self.unanswered = 0
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False, expiry_s: int | None = None
+    ) -> int:
         self._tokens += 1
         broker, code = self._broker, 0
         self.unanswered += 1
