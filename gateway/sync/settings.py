@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, St
 from gateway.events import TOPICS, check_topics
 
 STANDBYS_MAX = 4
+Destination = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Credential = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -53,7 +54,7 @@ class BrokerSettings(BaseModel):
     tls: TlsSettings | None = None
     client_id: str | None = Field(None, min_length=1, max_length=64)
     """Default: fidget- and the gateway's id. The broker knows our session by it, so it must not change."""
-    destination: str = Field("broker", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    destination: Destination
     """Names the cursor in the store: another name begins at the oldest event."""
 
     @model_validator(mode="after")
@@ -73,6 +74,7 @@ class SyncSettings(BrokerSettings):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    destination: Destination = "broker"
     standbys: tuple[BrokerSettings, ...] = Field((), alias="broker", max_length=STANDBYS_MAX)
     failover_after_s: float = Field(60.0, ge=1)
     """The next broker is tried once those before it have been away for so long."""

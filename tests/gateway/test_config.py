@@ -248,7 +248,8 @@ def declared(model=Config, title=""):
         if inner(field) is None:
             yield title, name, "state_dir/gateway.db" if (title, name) == ("[store]", "path") else shown(field)
         else:
-            path = f"[[{field.alias}]]" if field.alias else f"[{title.strip('[]')}.{name}]".replace("[.", "[")
+            path = f"{title.strip('[]')}.{field.alias or name}".lstrip(".")
+            path = f"[[{path}]]" if field.alias else f"[{path}]"
             yield from declared(inner(field), path)
 
 

@@ -21,7 +21,11 @@ from gateway.sync.settings import SyncSettings, TlsSettings
         ({"tls": {"key": "k.pem"}}, "key needs cert"),
         ({"tls": {"insecure": True}}, "Extra inputs are not permitted"),
         ({"window": 0}, "greater than or equal to 1"),
-        ({"broker": [{"host": "b"}]}, "destination .broker. stands for two brokers; each needs a cursor of its own"),
+        ({"broker": [{"host": "b"}]}, r"broker\.0\.destination\n  Field required"),
+        (
+            {"broker": [{"host": "b", "destination": "broker"}]},
+            "destination .broker. stands for two brokers; each needs a cursor of its own",
+        ),
         ({"username": "u", "password": "a", "password_credential": "c"}, "password and password_credential exclude"),
         ({"tls": {"cert": "c", "key": "k", "key_credential": "k"}}, "key and key_credential exclude each other"),
     ],
