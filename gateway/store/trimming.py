@@ -106,7 +106,8 @@ class Trimmer:
                 connection.execute("ROLLBACK")
             self.usage, self.early, self.looked_at = before, early, 0
             raise
-        self._give_back(connection)
+        if not self.more:  # else what is moved to the front now would be deleted there by the next pass
+            self._give_back(connection)
         return deleted
 
     def _measure(self) -> None:
