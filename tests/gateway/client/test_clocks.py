@@ -88,6 +88,20 @@ def test_a_boot_that_never_knew_the_time_lies_between_its_neighbours(made):
     assert when.utc is None
 
 
+def test_what_lasted_between_two_known_boots_narrows_each_unknown_one(made):
+    """a ended by 13:00; b and c, of which 10 and 20 minutes are known, come before d, which began at 15:00."""
+    clocks, minute_us = Clocks(), 60_000_000
+    for number, (boot, seen_us) in enumerate([("a", HOUR_US), ("b", 10 * minute_us), ("c", 20 * minute_us), ("d", 0)]):
+        clocks.heed(made.life(number, boot=boot))
+        clocks.heed(made.prediction(number, bootid=boot, mono_us=seen_us))
+    clocks.heed(made.clock(NOON_US, bootid="a"))
+    clocks.heed(made.clock(NOON_US + 3 * HOUR_US, bootid="d"))
+    one_us = NOON_US + HOUR_US
+    assert clocks.at("b", 0) == When(one_us, one_us + 90 * minute_us, False)
+    assert clocks.at("b", 10 * minute_us) == When(one_us + 10 * minute_us, one_us + 100 * minute_us, False)
+    assert clocks.at("c", 0) == When(one_us + 10 * minute_us, one_us + 100 * minute_us, False)
+
+
 def test_starts_of_another_store_are_not_put_in_order_with_those_before(made):
     clocks = Clocks()
     clocks.heed(made.life(7, boot="a"))
