@@ -27,8 +27,8 @@ from gateway.stream.raw import Raw, RawReader
 if TYPE_CHECKING:
     from gateway.config import Config
 
-ROWS_A_GROUP = 50_000
-"""Rows that are held before they are written: some 10 MB."""
+ROWS_A_GROUP = 10_000
+"""Rows that are held before they are written: some 50 MB as Python has them."""
 _TIMES = {"time": "utc", "uncertainty_s": "float", "earliest": "utc", "latest": "utc"}
 _WINDOW = {
     "wearable": "text", "wearer": "text", "gateway": "text", "session": "text", "window": "int", "start_s": "float",

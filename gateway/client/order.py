@@ -41,10 +41,7 @@ class InOrder:
         out: list[tuple[Prediction, bool]] = []
         if len(self._streams) > STREAMS_MAX:
             out += self._release(self._streams.pop(next(iter(self._streams))), None)
-        first = event.data.windows[0].number
-        if first < stream.next:
-            return [*out, (event, True)]
-        heapq.heappush(stream.held, (first, event.id, self._ticks, event))
+        heapq.heappush(stream.held, (event.data.windows[0].number, event.id, self._ticks, event))
         self.held += 1
         out += self._release(stream, self._ticks - PATIENCE_TICKS)
         while self.held > self._held_max:
@@ -71,6 +68,6 @@ class InOrder:
             first, _, tick, event = heapq.heappop(stream.held)
             self.held -= 1
             overdue -= since is None or tick <= since
-            out.append((event, first < stream.next))  # coalesced events may overlap
+            out.append((event, first < stream.next))
             stream.next = max(stream.next, event.data.windows[-1].number + 1)
         return out
