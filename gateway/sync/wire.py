@@ -149,7 +149,9 @@ Packet = Connack | Puback | Disconnect | Other
 def in_words(code: int, properties: Properties | None = None) -> str:
     """The standard's name of a reason, and what the broker adds to it; fit for a line of a log."""
     name = REASONS.get(code, f"reason code 0x{code:02x}")
-    said = str((properties or {}).get(REASON, ""))[:REASON_CHARS_MAX]
+    if not properties:
+        return name
+    said = str(properties.get(REASON, ""))[:REASON_CHARS_MAX]
     added = "".join(char if char.isprintable() else " " for char in said).strip()
     return f"{name} ({added})" if added else name
 
@@ -190,10 +192,18 @@ class Incoming:
         self._waiting = bytearray()
         self._connected = False
         self._over = False
+        self._known = {CONNACK, PUBLISH, PUBACK, PINGRESP} | ({DISCONNECT} if self._five else set())
 
     def feed(self, data: bytes) -> Iterator[Packet]:
         """The packets that are whole with these bytes. Raises BrokerViolation; nothing may be fed after that."""
-        self._waiting += data
+        waiting = self._waiting
+        waiting += data
+        if self._connected and len(waiting) == 4 and waiting[0] == 0x40 and waiting[1] == 2 and not self._over:
+            packet_id = waiting[2] << 8 | waiting[3]
+            if packet_id:  # most of all that ever comes
+                waiting.clear()
+                yield Puback(packet_id)
+                return
         while (end := self._end_of_first()) is not None:
             head, body = self._waiting[0], bytes(self._waiting[end[0] : end[1]])
             del self._waiting[: end[1]]
@@ -202,7 +212,9 @@ class Incoming:
     def _end_of_first(self) -> tuple[int, int] | None:
         """Where its body begins and ends; None while that is not all there. 1.5.5, 2.1.4."""
         waiting = self._waiting
-        if waiting:
+        if not waiting:
+            return None
+        if not (self._connected and waiting[0] == PUBACK << 4) or self._over:
             self._may_come(waiting[0])
         length = 0
         for at in range(1, len(waiting)):
@@ -221,12 +233,11 @@ class Incoming:
     def _may_come(self, head: int) -> None:
         kind, flags = head >> 4, head & 0x0F
         name = _NAMES[kind]
-        known = {CONNACK, PUBLISH, PUBACK, PINGRESP} | ({DISCONNECT} if self._five else set())
         if self._over:
             raise BrokerViolation(f"it sent {name} after its own end")
         if not self._connected and kind != CONNACK:
             raise BrokerViolation("it did not begin with CONNACK: is it an MQTT broker, with TLS as configured?")
-        if kind not in known:
+        if kind not in self._known:
             raise BrokerViolation(f"it sent {name}, for which nothing was asked")
         if self._connected and kind == CONNACK:
             raise BrokerViolation("it sent a second CONNACK")

@@ -124,7 +124,9 @@ class SimulatedConnection:
         self._lanes: dict[str, int] = {}
         self._last_ns = 0
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False) -> int:
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False, expiry_s: int | None = None
+    ) -> int:
         self._token += 1
         token, broker = self._token, self._broker
         self.unanswered += 1
