@@ -274,3 +274,20 @@ def test_a_row_that_an_error_of_this_program_makes_underivable_costs_itself_live
     again.stream.advance = faulty
     again.replay([item for item in submissions if isinstance(item, JournalRow)])
     assert again.shown.faults == {"underivable": 1}
+
+
+async def test_an_event_that_says_another_activity_than_the_one_before_is_marked_as_a_change():
+    submissions = Submissions()
+    pipeline = opened(submissions, snapshot_rows=10**6)
+    said = iter(["sitting", "sitting", "tapping", "tapping", "sitting"])
+    pipeline._events.answer = lambda probabilities: SimpleNamespace(activity=next(said))
+    total = SHAPE.length + 4 * SHAPE.hop
+    for n, (kind, payload) in enumerate(script(total, [], random.Random(1))):
+        pipeline.observe(kind, payload, Instant("boot", n * 10**7, 0, False))
+    await pipeline.drain()
+    predictions = [
+        item
+        for item in submissions
+        if isinstance(item, Derived) and [event.kind for event in item.events] == ["prediction"]
+    ]
+    assert [item.changes for item in predictions] == [True, False, True, False, True]
