@@ -229,7 +229,7 @@ def _install(base: Image, folder: Path, step: Say) -> None:
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for path in (wheel, ROOT / "systemd", ROOT / "models" / "demo"):
                 archive.add(path, path.name)
-        machine.command("tar x -C /tmp", given=packed.getvalue())
+        machine.command("tar x -C /tmp", given=packed.getvalue(), within_s=180)
         machine.command("sh -e /usr/local/sbin/install.sh", within_s=180)
         machine.keep()
     finally:
