@@ -50,6 +50,13 @@ class Mosquitto:
                 return
         pytest.fail(f"mosquitto does not listen: {(self._folder / 'mosquitto.log').read_text()}")
 
+    def kill(self) -> None:
+        """kill -9: what it has not saved is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
+
     def terminate(self) -> None:
         """SIGTERM, and waits; its sessions are on disk then."""
         if self._process is not None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import csv
+import os
 import random
 import subprocess
 import sys
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,12 @@ from typing import Any
 import pytest
 
 from gateway.demo.arrange import Broker
+from gateway.demo.processes import ChildFailed
 from gateway.demo.proxy import CuttingProxy
 
 SEED = 20250324
+SAVES_AT_ONCE = "allow_anonymous true\nautosave_on_changes true\nautosave_interval 1\n"
+"""A mosquitto that writes its state with each change, behind the answer to it."""
 
 
 @dataclass(frozen=True)
@@ -92,35 +98,65 @@ async def test_the_real_recording_arrives_as_gateway_score_predicts_it(
                 assert abs(probability - float(row[f"p_{label}"])) <= 1e-5, (window["number"], label)
 
 
-async def test_cut_ways_lost_links_and_twenty_kills_lose_nothing_and_repeat_nothing(path: Any, played: Played) -> None:
+@pytest.mark.mosquitto
+@pytest.mark.parametrize(
+    "kills",
+    [30, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(8 * 3600)])],
+    ids=["thirty", "a thousand"],
+)
+async def test_kills_of_the_daemon_and_of_its_broker_and_cut_ways_lose_nothing_and_repeat_nothing(
+    path: Any, mosquitto: Any, played: Played, kills: int
+) -> None:
+    """A soak of FIDGET_SOAK seconds other than 600 has more or fewer of them."""
+    if kills == 1000:
+        kills = round(kills * float(os.environ.get("FIDGET_SOAK", 600)) / 600)
+        await path.simulate(20.0, 400_000.0, ["left", "right"])
+    else:
+        await path.simulate(played.speed, played.duration_s, ["left", "right"], *played.recording)
     chance = random.Random(SEED)
-    await path.simulate(played.speed, played.duration_s, ["left", "right"], *played.recording)
-    broker = await path.embedded_broker()
-    await path.subscribe(broker)
-    async with CuttingProxy(broker.host, broker.port) as proxy:
-        await path.configure(Broker(*proxy.address), played.bundle, store={"commit_interval_s": 0.5})
+    mosquitto.start(SAVES_AT_ONCE)
+    await path.subscribe(Broker("127.0.0.1", mosquitto.port))
+    ends: Counter[str] = Counter()
+    async with CuttingProxy("127.0.0.1", mosquitto.port) as proxy:
+        bundle = played.bundle
+        await path.configure(Broker(*proxy.address), bundle, store={"commit_interval_s": 0.5})
         await path.start_daemon()
-        for kill in range(20):
-            await asyncio.sleep(chance.uniform(0.2, 3.6))
-            match kill:
-                case 5 | 15:
-                    seen = len(path.predictions())
-                    await path.until(lambda seen=seen: len(path.predictions()) > seen, 30, "predictions come")
+        for kill in range(kills):
+            if kill % 2 == 0:
+                with suppress(ChildFailed):  # nothing streams once all is played
+                    await path.daemon.says(lambda line: line if line.endswith(": streaming") else None, 15)
+            await asyncio.sleep(chance.uniform(0.1, 1.6))
+            match kill % 30:
+                case 6 | 20:
                     proxy.swallow()  # what is sent now never arrives
-                    await asyncio.sleep(1.5)
+                    await asyncio.sleep(1.0)
                     proxy.cut()
-                case 8 | 17:
+                case 8 | 22:
                     proxy.heal()
-                case 11:
-                    await path.control.out_of_range("left", on=True)
                 case 14:
+                    await path.control.out_of_range("left", on=True)
+                case 17:
                     await path.control.out_of_range("left", on=False)
+                case n if n % 3 == 0:
+                    end = chance.choice(["terminate", "kill"])
+                    ends[end] += 1
+                    getattr(mosquitto, end)()
+                    await asyncio.sleep(chance.uniform(0, 0.5))
+                    mosquitto.start(SAVES_AT_ONCE)
             await path.kill_daemon()
             await path.start_daemon()
-        made = await path.sampling_over(60)
-        await arrives_exactly(path, made, 60)
+        if kills > 30:
+            await path.control.stop_sampling()
+        made = await path.sampling_over(90)
+        await arrives_exactly(path, made, 90)
+    predictions = path.predictions()
+    first = len({(event["source"], event["id"]) for event in predictions})
+    print(f"{kills} kills of the daemon, {dict(ends)} of the broker: {first} predictions, ", end="")
+    print(f"{(len(predictions) - first) / first:.1%} came once more")
+    assert ends["terminate"] >= 3
+    assert ends["kill"] >= 3
     lives = (path.files.folder / "daemon.log").read_text()
-    assert lives.count("left: streaming") >= 8, "most lives were too short to collect anything"
+    assert lives.count("left: streaming") >= kills // 4, "most lives were too short to collect anything"
 
 
 @pytest.mark.mosquitto
