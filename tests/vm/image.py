@@ -20,10 +20,11 @@ import tarfile
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.machine import BOARDS, EQUIPMENT, Machine
+from tests.vm.machine import BOARDS, BOOT_S, EQUIPMENT, Machine
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "vm"
@@ -63,6 +64,8 @@ INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", "pypro
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """The architectures by Debian's names, and by those of wheels."""
 MANYLINUX = ("_2_34", "_2_31", "_2_28", "_2_27", "_2_17", "2014", "1")
+INSTALL_S = 600.0
+"""pip, emulated: 10 s on idle cores."""
 DISK = "2G"
 DISK_LABEL_OPTIONS = "^metadata_csum_seed"
 
@@ -130,7 +133,12 @@ def image(name: str = "trixie", say: Say = lambda _: None) -> Image:
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         family = CACHE / f"{name}-{digest}"
-        _made(family / "base", f"{name}-{'?' * len(digest)}", CACHE, lambda folder: _build_base(kind, folder, step))
+        _made(
+            family / "base",
+            f"{name}-{'?' * len(digest)}",
+            CACHE,
+            lambda folder: _build_base(kind, needed, folder, step),
+        )
         base = Image(family / "base", family / "base" / "disk.qcow2", kind.architecture)
         with_daemon = family / _digest(INSTALLED)
         _made(with_daemon, "*", family, lambda folder: _install(base, folder, step))
@@ -165,16 +173,20 @@ def _digest(names: Sequence[str], *more: str) -> str:
     return seen.hexdigest()[:12]
 
 
-def _build_base(kind: Kind, folder: Path, step: Say) -> None:
+def _build_base(kind: Kind, needed: Sequence[str], folder: Path, step: Say) -> None:
+    """needed: of Python's packages."""
     step("the wheels that the daemon needs")
-    wheels = folder / "wheels"
-    own = _wheel(wheels)
+    libraries = folder / "libraries"
     python = PYTHONS[kind.release]
     platforms = [*(f"manylinux{version}_{MACHINES[kind.architecture]}" for version in MANYLINUX), "any"]
     tags = ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
     tags += ["--abi", "abi3", "--abi", "none", *(word for platform in platforms for word in ("--platform", platform))]
-    constrained = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--dest", wheels]
-    _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-input", *constrained, *tags, own)
+    chosen = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--no-compile", "--target", libraries]
+    _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-input", *chosen, *tags, *needed)
+    with suppress(
+        CannotBuild, FileNotFoundError
+    ):  # without such a Python here the guest does it, slowly where emulated
+        _run(f"python{python}", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", libraries)
 
     step("Debian's packages")
     root = folder / "root"
@@ -183,15 +195,16 @@ def _build_base(kind: Kind, folder: Path, step: Say) -> None:
     left_out = [f"/usr/lib/modules/*/kernel/{part}/*" for part in LEFT_OUT]
     left_out += ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
-    hooks = [
-        f"copy-in {folder / 'key.pub'} {wheels} /tmp",
-        f"copy-in {' '.join(str(path) for path in sorted(GUEST.iterdir()))} /usr/local/sbin",
-    ]
+    guest = " ".join(str(path) for path in sorted(GUEST.iterdir()))
+    hooks = [f"copy-in {folder / 'key.pub'} {libraries} /tmp", f"copy-in {guest} /usr/local/sbin"]
     _run(
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false"),
+        "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
         f"--architecture={kind.architecture}",
         f"--include={','.join([*INCLUDED, f'linux-image-{kind.architecture}'])}",
+        f"--essential-hook=copy-in {GUEST / 'initrd.sh'} /tmp",
+        '--essential-hook=chroot "$1" sh /tmp/initrd.sh',
         *(f"--customize-hook={hook}" for hook in hooks),
         '--customize-hook=chroot "$1" sh /usr/local/sbin/set_up.sh',
         *(kind.release, str(root), str(sources)),
@@ -203,7 +216,7 @@ def _build_base(kind: Kind, folder: Path, step: Say) -> None:
         shutil.copy(boot, folder / name)
     _run("mke2fs", "-q", "-t", "ext4", "-d", root, "-L", "root", "-O", DISK_LABEL_OPTIONS, folder / "base.img", DISK)
     shutil.rmtree(root)
-    shutil.rmtree(wheels)
+    shutil.rmtree(libraries)
     disk = folder / "disk.qcow2"
     _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", folder / "base.img", "-F", "raw", disk)
 
@@ -212,7 +225,7 @@ def _build_base(kind: Kind, folder: Path, step: Say) -> None:
     machine.boot()
     try:
         machine.wait_up()
-        machine.command("systemctl is-system-running --wait")
+        machine.command("systemctl is-system-running --wait", within_s=BOOT_S)
         machine.keep()
     finally:
         machine.cut_power()
@@ -229,8 +242,8 @@ def _install(base: Image, folder: Path, step: Say) -> None:
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for path in (wheel, ROOT / "systemd", ROOT / "models" / "demo"):
                 archive.add(path, path.name)
-        machine.command("tar x -C /tmp", given=packed.getvalue(), within_s=180)
-        machine.command("sh -e /usr/local/sbin/install.sh", within_s=180)
+        machine.command("tar x -C /tmp", given=packed.getvalue(), within_s=INSTALL_S)
+        machine.command("sh -e /usr/local/sbin/install.sh", within_s=INSTALL_S)
         machine.keep()
     finally:
         machine.cut_power()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once in the guest's files, before they become its disk. In /tmp: key.pub, wheels.
+# Runs once in the guest's files, before they become its disk. In /tmp: key.pub, libraries.
 set -eu
 
 echo guest > /etc/hostname
@@ -14,10 +14,6 @@ case $(dpkg --print-architecture) in
 esac
 echo $adapter > /etc/modules-load.d/bluetooth.conf
 echo '/dev/vda / ext4 rw,noatime 0 1' > /etc/fstab
-mkdir -p /etc/initramfs-tools/conf.d
-printf 'MODULES=list\nCOMPRESS=zstd\n' > /etc/initramfs-tools/conf.d/guest
-printf 'virtio_pci\nvirtio_blk\next4\n' >> /etc/initramfs-tools/modules
-update-initramfs -u > /dev/null
 
 cat > /etc/systemd/system/virtual-adapter.service <<'UNIT'
 # hci0: the virtual radio outside, by way of /dev/vhci or btattach.
@@ -31,8 +27,10 @@ systemctl disable -q mosquitto
 systemctl mask -q systemd-networkd-wait-online.service systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer \
   fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer
 
-# What the daemon needs; itself it comes later (install.sh).
+# What the daemon needs, unpacked for this machine where it was made; itself it comes later (install.sh).
 python3 -m venv /opt/fidget-gateway
-/opt/fidget-gateway/bin/pip install -q --no-index --find-links /tmp/wheels fidget-gateway
-/opt/fidget-gateway/bin/pip uninstall -q -y fidget-gateway
-rm -rf /tmp/key.pub /tmp/wheels
+installed=$(echo /opt/fidget-gateway/lib/python3*/site-packages)
+rm -rf /tmp/libraries/bin
+cp -r /tmp/libraries/. "$installed"
+if [ ! -d "$installed/bleak/__pycache__" ]; then python3 -m compileall -q "$installed"; fi
+rm -rf /tmp/key.pub /tmp/libraries
