@@ -22,7 +22,11 @@ import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.vm.machine import BOARDS, BOOT_S, EQUIPMENT, Machine
 
@@ -128,7 +132,7 @@ def image(name: str = "trixie", say: Say = lambda _: None) -> Image:
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     board = BOARDS[kind.architecture]
     # a snapshot is one board's, and one version's of QEMU
-    digest = _digest(["constraints.txt"], *needed, *board, *EQUIPMENT, _run(board[0], "--version"))
+    digest = _digest([], *needed, *_pins(needed), *board, *EQUIPMENT, _run(board[0], "--version"))
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -157,6 +161,21 @@ def _made(folder: Path, siblings: str, where: Path, make: Callable[[Path], None]
     making.mkdir(parents=True)
     make(making)
     making.rename(folder)
+
+
+def _pins(needed: Sequence[str]) -> list[str]:
+    """What constraints.txt says of these packages and of what they need: a pin of development makes no new guest."""
+    found: set[str] = set()
+    wanted = [Requirement(one) for one in needed]
+    while wanted:
+        one = wanted.pop()
+        name = canonicalize_name(one.name)
+        if name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            found.add(name)
+            with suppress(PackageNotFoundError):  # of another platform
+                wanted += [Requirement(text) for text in requires(name) or []]
+    pins = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return [pin for pin in pins if pin and canonicalize_name(Requirement(pin).name) in found]
 
 
 def _digest(names: Sequence[str], *more: str) -> str:
