@@ -93,7 +93,7 @@ class BrokerEnd:
         gateway: str,
         loop: VirtualLoop,
         in_flight_max: int,
-        sending: Callable[[bytes, dict[str, int], bool], None],
+        sending: Callable[[bytes, dict[str, int], bool, bool], None],
         answered: Callable[[bytes], None],
     ) -> None:
         self.broker, self.gateway, self.loop = broker, gateway, loop
@@ -132,7 +132,7 @@ class SimulatedConnection:
         self.unanswered += 1
         event = payload not in self._presence
         if event:
-            self._end.sending(payload, self._lanes, replayed)
+            self._end.sending(payload, self._lanes, replayed, retain)
             assert self.unanswered <= self._end.in_flight_max, "more on its way than the broker takes"
         if self._end.gateway not in broker.mood.swallowing and not self.over:
             self._later(lambda: self._arrives(token, payload, event))

@@ -310,6 +310,9 @@ class Whole:
     def _until(self, condition: object, within_s: float, what: str) -> None:
         until_ns = self.clock.now_ns + int(within_s * SECOND)
         while not condition():  # type: ignore[operator]
+            for gateway in self.gateways.values():
+                if gateway.life is not None:
+                    gateway.life.check()
             assert self.clock.now_ns < until_ns, f"{what}: not within {within_s:g} s"
             self.clock.run(self.clock.now_ns + 20 * SECOND)
 
