@@ -47,11 +47,13 @@ def motion_of(seed: int) -> np.ndarray:
 
 @dataclass
 class Truth:
-    """One session as the device made it. fate: for samples that it does not hold any more, why."""
+    """One session as the device made it. gone: samples that it does not hold any more, and why. displaced: those of
+    them that somebody had acknowledged, where a full ring took the place that they kept for the next gateway."""
 
     scales: np.ndarray
     counts: list[np.ndarray] = field(default_factory=list)
     gone: list[tuple[int, int, str]] = field(default_factory=list)
+    displaced: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def made(self) -> int:
@@ -90,6 +92,12 @@ class RecordedDevice(Device):
                 held = [(frame.first, frame.end, "flash lost") for frame in session.frames]
                 self.truth[session.number].gone += held
         super().crash(flash_kept=flash_kept)
+
+    def _overwrite_oldest(self, session: Session) -> None:
+        first, watermark = session.frames[0].first, session.watermark
+        super()._overwrite_oldest(session)
+        if first < watermark:
+            self.truth[session.number].displaced.append((first, watermark))
 
     def _erase_oldest(self, session: Session) -> StoredFrame:
         frame = super()._erase_oldest(session)

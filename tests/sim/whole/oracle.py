@@ -141,17 +141,20 @@ def due_windows(shape: Shape, known: Lean, instants: list[Instant], values: np.n
 
 
 def surely_due(shape: Shape, truth: Truth) -> set[int]:
-    """Windows of which the wearable has lost no sample: no fault excuses one that is not answered."""
+    """Windows of which the wearable has lost no sample, and that cross no seam which a full ring has taken from the
+    next gateway (docs/reference-profile.md, "the ring is full"): no fault excuses one that is not answered."""
     gone = np.zeros(truth.made + 1, np.int32)
     for first, end, why in truth.gone:
         if why in GONE:
             gone[first:end] = 1
     until = np.concatenate([[0], np.cumsum(gone)])
-    return {
-        number
-        for number in shape.windows(truth.made)
-        if until[number * shape.hop + shape.length] == until[number * shape.hop]
-    }
+    due = set()
+    for number in shape.windows(truth.made):
+        first, end = number * shape.hop, number * shape.hop + shape.length
+        seam = any(low < end and first < watermark < end for low, watermark in truth.displaced)
+        if until[end] == until[first] and not seam:
+            due.add(number)
+    return due
 
 
 def expected(wearable: str, session: int, number: int, shape: Shape, due: Due) -> dict[str, Any]:
