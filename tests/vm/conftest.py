@@ -18,7 +18,7 @@ from tests.vm.machine import OUTSIDE, GuestFailed, Machine
 RADIO_PORT, BROKER_PORT = 9000, 1883
 """At OUTSIDE."""
 START_S = 600.0
-"""The daemon's imports and its bundle's self-test, on an emulated core of which a crowded machine gives a tenth: more than
+"""The daemon's imports and its bundle's self-test, on an emulated core of which a crowded machine gives a tenth: over
 120 s were seen on arm64."""
 BUNDLE = Path("/opt/fidget-gateway/bundle")
 
