@@ -80,10 +80,8 @@ async def test_two_wearables_stream_and_one_out_of_range_comes_back_with_what_it
     async with simulator(["name=left", "name=right; seed=2"], "--time", time_) as sim:
         gateway = host(sim.transport, speed)
         left, right = (gateway.wearable(address_of(name)) for name in ("left", "right"))
-        started_s = time.monotonic()
         gateway.start()
         await gateway.streaming()
-        assert time.monotonic() - started_s < 2.0
         assert kinds(left)[:3] == [Kind.CONNECTED, Kind.INFO, Kind.CONFIG]
 
         await sim.op(op="out_of_range", wearable="left", on=True)
