@@ -54,8 +54,8 @@ GARBAGE_SAMPLES = 64
 
 @dataclass
 class Came:
-    """One burst. row: of the journal, with which it came, and payload, before: that row's and the one's before it.
-    tainted: that row, or what it joins, was garbage."""
+    """One burst. row: with which it came, of this wearable's frames in the journal, from 1; payload, before: that
+    row's and the one's before it. tainted: that row, or what it joins, was garbage."""
 
     first: int
     taken_ns: np.ndarray
@@ -90,14 +90,16 @@ class StreamingLedger:
         """So many good frames have come since garbage."""
         self._newest = self._before = b""
         self._newest_ns = 0
+        self._frames = 0
 
     def land(self, row: JournalRow) -> None:
         kind, payload, tainted = Kind(row.kind), row.payload, False
         if kind is Kind.FRAME:
+            self._frames += 1
             altered = payload in self.garbage
             tainted = altered or (self._behind == 0 and self.profile in SPANNING)
             if altered:
-                self.garbage_rows.append(row.row)
+                self.garbage_rows.append(self._frames)
             else:
                 self.landed.add(payload)
                 if self._behind < MISLED.get(self.profile, 0):
@@ -109,7 +111,7 @@ class StreamingLedger:
                 and self.profile == "witmotion-bwt901ble"
                 and row.at.mono_ns - self._newest_ns <= REST_S * 1e9
             ):
-                self.seams.append((row.row, self._before, payload))
+                self.seams.append((self._frames, self._before, payload))
             self._newest_ns = row.at.mono_ns
         elif kind in (Kind.CONNECTED, Kind.DISCONNECTED):
             self._newest = b""
@@ -117,7 +119,7 @@ class StreamingLedger:
             pieces = self._decoder.decode(kind, payload, Received(row.row, row.at.boot_id, row.at.mono_ns))
         except FrameError:
             return
-        brought = row.row, payload, self._before, tainted
+        brought = self._frames, payload, self._before, tainted
         if kind is Kind.FRAME and getattr(self._decoder, "held", ()):
             self._held.append(brought)
         for piece in pieces:
