@@ -3,10 +3,11 @@
 A stamp is rounded (1 ms at Movesense) and read when a frame is made, so it jitters; samples are taken evenly. Recursive
 least squares give them even times (S. Haykin, Adaptive Filter Theory, 4th ed. 2002, 9.3): the line of time over sample
 number through all stamps so far, of which older ones count less, FORGETTING from one frame to the next, so that it
-follows a slow drift. How far apart the frames are, for losses between them, is weighed as a line does. The first frame
-counts as PRIOR_FRAMES of the nominal rate before it: with more of them a rate that is off by some percent is not learnt
-before its frames are half a sample late, with fewer the rounding of two stamps tells the rate. With frames of four
-samples or fewer a rate may be off by 9 %, of eight by 3 %.
+follows a slow drift. How far apart the frames are, for losses between them, is weighed as a line does. It begins with
+the nominal rate, known as well as two exact frames would tell it: known better, a rate that is off by some percent is
+not learnt before its frames are half a sample late; less well, the rounding of two stamps tells it. The first stamp
+counts for a FIRST_DOUBT-th: one beside the truth, as of a sensor that is just starting, would bend the line, and
+losses would be miscounted. With frames of four samples or fewer a rate may be off by 9 %, of eight by 3 %.
 
 A frame that comes later than expected by half a sample or more tells of round(late / period) lost samples. A stamp that
 goes back, comes earlier than expected by more than EARLY_SAMPLES, or goes forward by more than STEP_S, is a step of the
@@ -28,7 +29,7 @@ STEP_S = 60.0
 FORGETTING = 0.985
 """A frame counts half after 46 more: 3.5 s of Movesense's, 0.8 s of Xsens DOT's. One that warms up, 1e-6 of its rate a
 second, lags less than 0.1 ms by it; with less memory the rounding of stamps bends the line."""
-PRIOR_FRAMES = 2
+FIRST_DOUBT = 10.0
 PERIOD_TOLERANCE = 0.1
 """A sensor's rate differs from its nominal one by at most so much (LSM6DS3: 10 %); no stamp moves the period beyond."""
 EARLY_SAMPLES = 0.75
@@ -167,10 +168,8 @@ class Stamps:
 
 
 def _doubt_at_first(n: int) -> tuple[float, float, float]:
-    """Of the line through PRIOR_FRAMES + 1 even frames of n samples, at the last one (E. Brookner, Tracking and Kalman
-    Filtering Made Easy, 1998, 1.2.10)."""
-    k = PRIOR_FRAMES + 1
-    return 2 * (2 * k - 1) / (k * (k + 1)), 6 / (n * k * (k + 1)), 12 / (n * n * k * (k * k - 1))
+    """Behind the first frame, of n samples."""
+    return FIRST_DOUBT, 0.0, 1 / (n * n)
 
 
 class StampedDecoder(StreamingDecoder):

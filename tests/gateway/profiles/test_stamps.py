@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.profiles.stamps import FORGETTING, PRIOR_FRAMES, Stamps
+from gateway.profiles.stamps import FIRST_DOUBT, FORGETTING, Stamps
 
 NOMINAL_NS = 1e9 / 52
 UNIT_NS = 1_000_000
@@ -24,15 +24,16 @@ def tracked(frames, unit_ns=UNIT_NS):
 
 
 def fitted(frames, ages=FORGETTING):
-    """ns of the last frame's first sample and of a period: frames before the first stand for the nominal rate."""
+    """ns of the last frame's first sample and of a period: all stamps and the nominal rate, weighted."""
     index = np.array([first for first, _, _ in frames], float)
     stamps = np.array([round(taken_ns / UNIT_NS) * UNIT_NS for _, _, taken_ns in frames], float)
-    n = frames[0][1]
-    before = np.arange(-PRIOR_FRAMES, 0) * n
-    x, y = np.concatenate([before, index]), np.concatenate([before * NOMINAL_NS, stamps - stamps[0]])
-    weights = np.concatenate([np.full(PRIOR_FRAMES, ages ** (len(index) - 1)), ages ** np.arange(len(index))[::-1]])
-    period_ns, start_ns = np.polyfit(x - index[-1], y, 1, w=np.sqrt(weights))
-    return start_ns, period_ns
+    weights = ages ** np.arange(len(index))[::-1]
+    rate_weight = weights[0] * frames[0][1] ** 2
+    weights[0] /= FIRST_DOUBT
+    rows = np.column_stack([np.ones_like(index), index - index[-1]])
+    design = np.vstack([rows * np.sqrt(weights)[:, None], [0, np.sqrt(rate_weight)]])
+    told = np.append((stamps - stamps[0]) * np.sqrt(weights), NOMINAL_NS * np.sqrt(rate_weight))
+    return np.linalg.lstsq(design, told, rcond=None)[0]
 
 
 sizes = st.lists(st.tuples(st.integers(1, 16), st.integers(0, 20)), min_size=2, max_size=60)
@@ -52,7 +53,7 @@ def test_the_line_is_that_of_weighted_least_squares_wherever_frames_are_missing(
     assert stamps.period_ns == pytest.approx(period_ns, rel=1e-7)
 
 
-@pytest.mark.parametrize("off_ms", [-6, 6])
+@pytest.mark.parametrize("off_ms", [-8, -6, 6, 8])
 def test_a_first_stamp_beside_the_truth_does_not_make_losses_miscounted(off_ms):
     """Between whole samples, so that it does not show; then more is lost than comes."""
     period_ns, frames = NOMINAL_NS, [(0, 4, 1e9 + off_ms * 1e6)]
