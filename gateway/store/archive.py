@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
+from gateway.store.eventlog import COLUMNS, event_of
+from gateway.store.journal import read_stream
 from gateway.store.rows import Cursor, Dropped, JournalRow, LoggedEvent, StreamRecord
 from gateway.store.store import check_database
 from gateway.store.trimming import read_dropped
@@ -16,10 +18,6 @@ from gateway.store.trimming import read_dropped
 _ROWS_A_READ = 500
 CLOCK_STEP_NS = 500_000_000
 """UTC that has moved so far against monotonic time was set."""
-_EVENT = (
-    "e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns, b.id, e.retain, e.seq "
-    "FROM event e JOIN boot b USING (boot)"
-)
 _JOURNAL = "j.row, j.wearable, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced FROM journal j JOIN boot b "
 
 
@@ -56,9 +54,11 @@ class Archive:
         """Those behind this number, in order; read piece by piece."""
         wanted, values = _wanted(kind, wearable)
         while True:
-            rows = self._all(f"SELECT {_EVENT} WHERE e.seq > ?{wanted} ORDER BY e.seq LIMIT ?", after, *values, 500)
+            rows = self._all(
+                f"SELECT {COLUMNS} WHERE e.seq > ?{wanted} ORDER BY e.seq LIMIT ?", after, *values, _ROWS_A_READ
+            )
             for row in rows:
-                yield _event(row)
+                yield event_of(row)
                 after = row[-1]
             if len(rows) < _ROWS_A_READ:
                 return
@@ -66,8 +66,8 @@ class Archive:
     def newest_events(self, count: int, *, kind: str | None = None, wearable: str | None = None) -> list[LoggedEvent]:
         """In order."""
         wanted, values = _wanted(kind, wearable)
-        rows = self._all(f"SELECT {_EVENT} WHERE e.seq > 0{wanted} ORDER BY e.seq DESC LIMIT ?", *values, count)
-        return [_event(row) for row in reversed(rows)]
+        rows = self._all(f"SELECT {COLUMNS} WHERE e.seq > 0{wanted} ORDER BY e.seq DESC LIMIT ?", *values, count)
+        return [event_of(row) for row in reversed(rows)]
 
     def prediction_ids(self, wearable: str, derivation: str) -> set[str]:
         """Of the log's predictions of this wearable by this derivation."""
@@ -93,12 +93,8 @@ class Archive:
 
     def stream(self, wearable: str) -> StreamRecord | None:
         """Its newest snapshot and progress."""
-        progress = self._all("SELECT progress FROM progress WHERE wearable = ?", wearable)
-        snapshot = self._all("SELECT row, version, state FROM snapshot WHERE wearable = ?", wearable)
-        if not progress and not snapshot:
-            return None
-        row, version, state = snapshot[0] if snapshot else (0, 0, b"")
-        return StreamRecord(wearable, row, version, state, progress[0][0] if progress else b"")
+        with errors_in_words(self._path):
+            return read_stream(self._connection, wearable)
 
     def boots(self) -> list[Boot]:
         """In their order."""
@@ -211,8 +207,3 @@ def _connected(path: Path, following: bool) -> sqlite3.Connection:
 def _wanted(kind: str | None, wearable: str | None) -> tuple[str, list[str]]:
     parts = [(name, value) for name, value in (("kind", kind), ("wearable", wearable)) if value is not None]
     return "".join(f" AND e.{name} = ?" for name, _ in parts), [value for _, value in parts]
-
-
-def _event(row: Any) -> LoggedEvent:
-    kind, wearable, source, identity, topic, payload, created_ns, boot_id, retain, seq = row
-    return LoggedEvent(kind, wearable, source, identity, topic, payload, created_ns, boot_id, bool(retain), seq)

@@ -10,7 +10,7 @@ from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
 from gateway.store.rows import Checkpoint, Cursor, LoggedEvent
 
-_COLUMNS = (
+COLUMNS = (
     "e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns, b.id, e.retain, e.seq "
     "FROM event e JOIN boot b USING (boot)"
 )
@@ -27,14 +27,14 @@ class EventLog:
 
     def after(self, seq: int, limit: int) -> list[LoggedEvent]:
         """The events that follow seq, in their order, at most `limit`."""
-        rows = self._all(f"SELECT {_COLUMNS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", seq, limit)
-        return [_event(row) for row in rows]
+        rows = self._all(f"SELECT {COLUMNS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", seq, limit)
+        return [event_of(row) for row in rows]
 
     def of(self, seqs: Sequence[int]) -> list[LoggedEvent]:
         """The events with these numbers, as far as they are still there, in their order."""
         found: list[LoggedEvent] = []
         for seq in sorted(seqs):
-            found += [_event(row) for row in self._all(f"SELECT {_COLUMNS} WHERE e.seq = ?", seq)]
+            found += [event_of(row) for row in self._all(f"SELECT {COLUMNS} WHERE e.seq = ?", seq)]
         return found
 
     def between(
@@ -43,11 +43,11 @@ class EventLog:
         """Of the next `rows` numbers behind seq the events that were made from since_ns to until_ns (exclusive; UTC as
         the clock said then), of this wearable or of all; and how far that has gone."""
         found = self._all(
-            f"SELECT {_COLUMNS} WHERE e.seq > ?1 AND e.seq <= ?1 + ?2 AND e.created_ns >= ?3 AND e.created_ns < ?4 "
+            f"SELECT {COLUMNS} WHERE e.seq > ?1 AND e.seq <= ?1 + ?2 AND e.created_ns >= ?3 AND e.created_ns < ?4 "
             "AND (?5 IS NULL OR e.wearable = ?5) ORDER BY e.seq",
             *(seq, rows, since_ns, until_ns, wearable),
         )
-        return [_event(row) for row in found], seq + rows
+        return [event_of(row) for row in found], seq + rows
 
     def first_seq(self) -> int:
         """Of what is still there; one past the highest ever given where nothing is."""
@@ -105,6 +105,7 @@ def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) ->
         return row and Cursor.of(destination, int(row[0]), row[1])
 
 
-def _event(row: Any) -> LoggedEvent:
+def event_of(row: Any) -> LoggedEvent:
+    """Of a row of COLUMNS."""
     kind, wearable, source, identity, topic, payload, created_ns, boot_id, retain, seq = row
     return LoggedEvent(kind, wearable, source, identity, topic, payload, created_ns, boot_id, bool(retain), seq)

@@ -1,5 +1,6 @@
 """Reads of the journal and of what was derived from it, on a connection of their own, also from another process."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,8 @@ class Journal:
 
     def stream(self, wearable: str) -> StreamRecord | None:
         """None before anything of this wearable was derived. Without a snapshot yet its row and version are 0."""
-        progress = self._one("SELECT progress FROM progress WHERE wearable = ?", wearable)
-        snapshot = self._one("SELECT row, version, state FROM snapshot WHERE wearable = ?", wearable)
-        if progress is None and snapshot is None:
-            return None
-        row, version, state = snapshot or (0, 0, b"")
-        return StreamRecord(wearable, row, version, state, progress[0] if progress else b"")
+        with errors_in_words(self._path):
+            return read_stream(self.connection, wearable)
 
     def after(self, wearable: str, row: int) -> Iterator[JournalRow]:
         """This wearable's rows behind `row`, in order; read piece by piece, so that a long journal needs no memory."""
@@ -63,3 +60,13 @@ class Journal:
     def _one(self, sql: str, value: str) -> Any:
         with errors_in_words(self._path):
             return self.connection.execute(sql, (value,)).fetchone()
+
+
+def read_stream(connection: sqlite3.Connection, wearable: str) -> StreamRecord | None:
+    """As Journal.stream tells it. Raises sqlite3.Error."""
+    progress = connection.execute("SELECT progress FROM progress WHERE wearable = ?", (wearable,)).fetchone()
+    snapshot = connection.execute("SELECT row, version, state FROM snapshot WHERE wearable = ?", (wearable,)).fetchone()
+    if progress is None and snapshot is None:
+        return None
+    row, version, state = snapshot or (0, 0, b"")
+    return StreamRecord(wearable, row, version, state, progress[0] if progress else b"")
