@@ -22,14 +22,14 @@ class Batch:
     checkpoints: dict[str, tuple[Checkpoint, ...]] = field(default_factory=dict)
     """All that a destination has from now on."""
     parked: list[Parked] = field(default_factory=list)
+    connecting: dict[str, bool] = field(default_factory=dict)
     trim: Instant | None = None
     bytes: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is something to commit; trimming is done behind the commit."""
-        return bool(
-            self.journal or self.events or self.progress or self.snapshots or self.cursors or self.parked or self.trim
-        )
+        results = self.journal or self.events or self.progress or self.snapshots
+        return bool(results or self.cursors or self.parked or self.connecting or self.trim)
 
     def add_row(self, row: JournalRow) -> None:
         self.journal.append(row)
@@ -122,11 +122,20 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> int:
                     for c in kept
                 ),
             )
+            connection.execute(
+                "DELETE FROM retaken WHERE destination = ? AND position < ?",
+                (destination, kept[0].position if kept else 0),
+            )
         for p in batch.parked:
-            if p.reason is None:
-                connection.execute("DELETE FROM parked WHERE destination = ? AND seq = ?", (p.destination, p.seq))
-            else:
-                connection.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?)", (p.destination, p.seq, p.reason))
+            table, value = ("parked", p.reason) if p.reason is not None else ("retaken", p.retaken_at)
+            other = "retaken" if table == "parked" else "parked"
+            connection.execute(f"DELETE FROM {other} WHERE destination = ? AND seq = ?", (p.destination, p.seq))
+            if value is not None:
+                connection.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (p.destination, p.seq, value))
+        for destination, under_way in batch.connecting.items():
+            connection.execute("DELETE FROM connecting WHERE destination = ?", (destination,))
+            if under_way:
+                connection.execute("INSERT INTO connecting VALUES (?)", (destination,))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

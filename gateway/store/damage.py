@@ -29,7 +29,9 @@ ROW_NUMBERS_SKIPPED = 1_000_000
 
 NUMBERED = {"boot": "boot", "journal": "row", "event": "seq", "acknowledged": "position", "logged": "position"}
 """Tables by their number, which is SQLite's rowid."""
-NAMED = ("progress", "snapshot", "cursor", "checkpoint", "parked", "usage", "dropped", "daemon")
+NAMED = (
+    "progress", "snapshot", "cursor", "checkpoint", "parked", "retaken", "connecting", "usage", "dropped", "daemon",
+)  # fmt: skip
 """Small ones, read as a whole or row by row until it fails."""
 
 

@@ -85,6 +85,15 @@ class EventLog:
         rows = self._all("SELECT seq FROM parked WHERE destination = ? ORDER BY seq LIMIT ?", destination, limit)
         return [int(row[0]) for row in rows]
 
+    def retaken(self, destination: str) -> dict[int, int]:
+        """Events that this destination had refused and took later, and where its cursor stood then, as far as its
+        checkpoints have not passed that."""
+        return dict(self._all("SELECT seq, position FROM retaken WHERE destination = ?", destination))
+
+    def connecting(self, destination: str) -> bool:
+        """Whether a connection to it was being made and nobody has acted on what it said of the session."""
+        return bool(self._all("SELECT 1 FROM connecting WHERE destination = ?", destination))
+
     def refusal(self, destination: str) -> str:
         """Why it has refused the latest of them; empty where there is none."""
         rows = self._all("SELECT reason FROM parked WHERE destination = ? ORDER BY seq DESC LIMIT 1", destination)

@@ -115,6 +115,21 @@ for, which commits with the event; and whether a commit went through whose outco
 sqlite_sequence tell.
 """
 
+VERSION_3 = """
+CREATE TABLE connecting (
+  destination TEXT PRIMARY KEY
+) WITHOUT ROWID;
+CREATE TABLE retaken (
+  destination TEXT NOT NULL,
+  seq INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  PRIMARY KEY (destination, seq)
+) WITHOUT ROWID;
+"""
+"""connecting: to whom a connection is being made; what was said of the session has not been acted on yet. retaken: what
+was refused and taken later, with the cursor's position then.
+"""
+
 
 def migrate(connection: sqlite3.Connection, application_id: int) -> None:
     """Brings a new or old database to the newest version."""
@@ -132,6 +147,11 @@ def migrate(connection: sqlite3.Connection, application_id: int) -> None:
     def version_2(db: Any) -> None:
         _execute(db, VERSION_2)
         db.conn.execute("PRAGMA user_version = 2")
+
+    @migrations()
+    def version_3(db: Any) -> None:
+        _execute(db, VERSION_3)
+        db.conn.execute("PRAGMA user_version = 3")
 
     migrations.apply(Database(connection))
 

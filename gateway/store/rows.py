@@ -98,11 +98,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An event that a destination has refused for good; reason None: it is parked no longer."""
+    """An event that a destination has refused for good; reason None: it is parked no longer.
+
+    retaken_at: where the cursor stood when the destination took it after all, far above it. Such an event is kept until
+    the destination's checkpoints have passed that position: a broker that forgets may have to be given it again.
+    """
 
     destination: str
     seq: int
     reason: str | None
+    retaken_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

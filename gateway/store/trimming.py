@@ -169,7 +169,8 @@ class Trimmer:
     # Events.
 
     def _events(self, connection: sqlite3.Connection, now: Instant) -> int:
-        """Those that one destination has refused are needed: they are tried again."""
+        """Those that one destination has refused are needed: they are tried again. What it took at a later try may be
+        asked for again while its checkpoints have not passed that."""
         acknowledged = settled_by_all(connection, self.destinations)
         due = self._acknowledged_long_ago(connection, acknowledged, now)
         expired = self._logged_long_ago(connection, now)
@@ -178,9 +179,12 @@ class Trimmer:
         refused = {
             seq for (seq,) in connection.execute(f"SELECT seq FROM parked{served}", (*(names or ()),)).fetchall()
         }
+        retaken = {
+            seq for (seq,) in connection.execute(f"SELECT seq FROM retaken{served}", (*(names or ()),)).fetchall()
+        }
         going: list[tuple[int, int]] = []
         dropped: list[Dropped] = []
-        for seq, _, _, _, size in _event_rows(connection, 0, acknowledged, refused):
+        for seq, _, _, _, size in _event_rows(connection, 0, acknowledged, refused | retaken):
             if seq > due and not self.over("event"):
                 break
             self.early += seq > due

@@ -137,6 +137,15 @@ class Committer:
             self._batch.parked.append(parked)
             self._submitted()
 
+    def connecting(self, destination: str, under_way: bool, *, soon: bool = False) -> None:
+        """Whether a connection to it is being made whose answer nobody has acted on; soon: does not wait for the
+        interval."""
+        with self._changed:
+            self.check_open()
+            self._batch.connecting[destination] = under_way
+            self._urgent |= soon
+            self._submitted()
+
     def trim(self, now: Instant) -> None:
         """Deletes what nobody needs any more, a bounded part of it, behind the next commit."""
         with self._changed:

@@ -178,6 +178,8 @@ def test_a_database_of_each_version_opens_with_all_that_was_in_it(settings: Stor
         assert [(e.seq, e.id, e.payload, e.retain) for e in log.after(0, 9)] == [(1, "e1", b"{}", False)]
         assert (log.parked("broker", 9), log.last_seq()) == ([1], 1)
         assert log.checkpoints("broker") == [Checkpoint(1, Instant("boot-a", 10, 20, True))]
+        assert log.connecting("broker") == (version >= 3)
+        assert log.retaken("broker") == ({2: 1} if version >= 3 else {})
         log.close()
         usage = Trimmer.of(store.connection, settings, None).usage
         assert usage == {"journal": 2 * ROW_BYTES["journal"] + 3, "event": ROW_BYTES["event"] + 2}

@@ -93,6 +93,18 @@ def test_what_a_destination_has_refused_stays(store: Store) -> None:
     assert kept(store.connection, "event", "seq") == [2]
 
 
+def test_what_a_destination_took_at_a_later_try_stays_while_it_may_be_asked_for_again(store: Store) -> None:
+    events, cursors = [event(1), event(2), event(3)], {"a": Cursor("a", 3)}
+    fill(store, Batch(events=events, cursors=cursors, parked=[Parked("a", 2, None, 3)]))
+    trimmer = Trimmer.of(store.connection, store.settings, None)
+    trimmer.trim(store.connection, at(0))
+    assert trimmer.trim(store.connection, at(DAY_S)) == 2
+    assert kept(store.connection, "event", "seq") == [2]
+    fill(store, Batch(events=[event(4)], cursors={"a": Cursor("a", 4)}, checkpoints={"a": (Checkpoint(4, at(DAY_S)),)}))
+    assert trimmer.trim(store.connection, at(DAY_S)) == 1
+    assert kept(store.connection, "event", "seq") == [4]
+
+
 def test_a_cursor_that_went_back_keeps_what_it_will_send_again(store: Store) -> None:
     fill(store, Batch(events=[event(n) for n in range(1, 6)], cursors={"a": Cursor("a", 5)}))
     trimmer = Trimmer.of(store.connection, store.settings, None)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gateway.store import Store, StoreSettings, Writer
 from gateway.store.batch import Batch, write
 from gateway.store.errors import StoreFailed, StoreFull
-from gateway.store.rows import Cursor, Derived, Parked
+from gateway.store.rows import Checkpoint, Cursor, Derived, Parked
 from tests.gateway.store.conftest import Opened, at, event
 
 TOTAL = 40
@@ -193,6 +193,42 @@ async def test_the_newest_cursor_and_parking_are_kept(opened: Opened) -> None:
     log = opened.store.events()
     assert (log.parked("broker"), log.refusal("broker"), log.parked("another")) == ([4], "Not authorized", [])
     log.close()
+
+
+async def test_what_was_taken_after_a_refusal_is_remembered_until_the_checkpoints_have_passed_it(
+    opened: Opened,
+) -> None:
+    log = opened.store.events()
+    for seq in (3, 4):
+        opened.writer.park(Parked("broker", seq, "Not authorized"))
+    for seq, position in ((3, 90), (4, 100)):
+        opened.writer.park(Parked("broker", seq, None, position))
+    opened.writer.cursor(Cursor("broker", 110), [Checkpoint(90, at(0)), Checkpoint(110, at(60))])
+    await opened.writer.flush()
+    assert (log.parked("broker"), log.retaken("broker")) == ([], {3: 90, 4: 100})
+    opened.writer.cursor(Cursor("broker", 120), [Checkpoint(95, at(30)), Checkpoint(120, at(90))])
+    await opened.writer.flush()
+    assert (log.retaken("broker"), log.retaken("another")) == ({4: 100}, {})
+    opened.writer.park(Parked("broker", 4, "Not authorized"))
+    await opened.writer.flush()
+    assert (log.parked("broker"), log.retaken("broker")) == ([4], {})
+    log.close()
+
+
+async def test_a_connection_that_is_being_made_is_on_the_medium_until_it_is_told_to_be_over(opened: Opened) -> None:
+    log = opened.store.events()
+    for under_way in (True, True, False, True):
+        opened.writer.connecting("broker", under_way)
+        await opened.writer.flush()
+        assert (log.connecting("broker"), log.connecting("another")) == (under_way, False)
+    log.close()
+
+
+async def test_that_a_connection_is_made_can_be_written_without_waiting_for_the_interval(tmp_path: Path) -> None:
+    opened = Opened(StoreSettings(path=tmp_path / "gateway.db", commit_interval_s=60))
+    opened.writer.connecting("broker", False, soon=True)
+    await opened.until(lambda: len(opened.commits) == 1)
+    await opened.close()
 
 
 async def test_closing_commits_and_what_comes_later_is_refused(settings: StoreSettings) -> None:
