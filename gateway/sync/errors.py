@@ -3,13 +3,18 @@
 from gateway.errors import GatewayError
 
 
-class BrokerUnavailable(GatewayError):
+class NotConnected(GatewayError):
+    asked = False
+    """The broker may have had our CONNECT and begun a session: what it said of the one before, nobody has heard."""
+
+
+class BrokerUnavailable(NotConnected):
     """It is not reached, or has no time for us: another try may succeed."""
 
     hint = "Is the broker running, and are host, port and [sync.tls] right?"
 
 
-class BrokerRefused(GatewayError):
+class BrokerRefused(NotConnected):
     """It does not let this client in, and will not before something is changed."""
 
     exit_code = 2

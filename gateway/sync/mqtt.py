@@ -27,7 +27,7 @@ from gateway.errors import GatewayError, InputRejected
 from gateway.events import CONTENT_TYPE
 from gateway.sync import wire
 from gateway.sync.credentials import Fingerprint, files, fingerprint, read_password, tls_context
-from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
+from gateway.sync.errors import BrokerRefused, BrokerUnavailable, NotConnected, ProtocolUnsupported
 from gateway.sync.session import Accepted, Connection, Listener, Presence
 from gateway.sync.settings import SyncSettings
 
@@ -187,7 +187,7 @@ class PahoConnection:
         self._loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[Accepted] = self._loop.create_future()
         self._ended = asyncio.Event()
-        self._given_up = False
+        self._given_up = self._asked = False
         self._where = f"broker {settings.host}:{settings.port}"
         self._incoming = wire.Incoming(version)
         self._connack = wire.Connack(wire.SUCCESS)
@@ -216,6 +216,7 @@ class PahoConnection:
         if presence is not None:
             client.will_set(presence.topic, presence.offline, qos=1, retain=True)
         client.on_connect, client.on_disconnect = self._connected, self._over
+        client.on_socket_open = self._opened
 
     @property
     def accepted(self) -> Accepted:
@@ -229,12 +230,21 @@ class PahoConnection:
                 await asyncio.shield(self._accepted)
         except TimeoutError:
             self.abort()
-            raise BrokerUnavailable(
-                f"{self._where}: no answer to CONNECT in {self._settings.connect_timeout_s:g} s"
+            raise self._unheard(
+                BrokerUnavailable(f"{self._where}: no answer to CONNECT in {self._settings.connect_timeout_s:g} s")
             ) from None
+        except NotConnected as error:
+            self.abort()
+            self._unheard(error)
+            raise
         except BaseException:
             self.abort()
             raise
+
+    def _unheard(self, error: NotConnected) -> NotConnected:
+        """A broker that refuses the connection has begun no session (MQTT 5, 3.2.2.2)."""
+        error.asked = self._asked and self._connack.code == wire.SUCCESS
+        return error
 
     def publish(
         self, topic: str, payload: bytes, *, retain: bool, replayed: bool = False, expiry_s: int | None = None
@@ -300,11 +310,20 @@ class PahoConnection:
                 properties=properties,
             )
         except Exception as error:  # the thread's edge: whatever DNS, TCP and TLS raise
+            _hang_up(self._client)
             self._tell(self._fail, self._in_words(error))
             return
         if self._given_up:
             _hang_up(self._client)
         self._client.loop_start()
+
+    def _opened(self, client: Client, userdata: object, opened: object) -> None:
+        """TCP and TLS are there, and CONNECT leaves next. One that left after its time would begin a session of which
+        nobody here knows."""
+        del client, userdata, opened
+        self._asked = True  # before the look, as who gives up looks at it afterwards
+        if self._given_up:
+            raise TimeoutError("given up")
 
     def _in_words(self, error: Exception) -> BrokerUnavailable | BrokerRefused:
         if isinstance(error, ssl.SSLCertVerificationError):

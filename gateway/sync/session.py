@@ -60,4 +60,5 @@ class Connection(Protocol):
 
 class Broker(Protocol):
     async def connect(self, presence: Presence | None, listener: Listener) -> Connection:
-        """A new connection with nothing in flight. Raises BrokerUnavailable or BrokerRefused; bounded in time."""
+        """A new connection with nothing in flight. Raises BrokerUnavailable or BrokerRefused; bounded in time, after
+        which no CONNECT leaves any more."""

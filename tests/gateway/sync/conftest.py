@@ -123,6 +123,8 @@ class Server:
         self.levels: list[int] = []
         self.connects: list[bytes] = []
         self.published: list[bytes] = []
+        self.ended = 0
+        """Connections that are over."""
         self.port = 0
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -158,6 +160,7 @@ class Server:
                     writer.write(b"\xd0\x00")
                 elif kind >> 4 == 14:
                     break
+        self.ended += 1
         writer.close()
 
     def kick(self) -> None:
@@ -194,9 +197,15 @@ class House:
     """Store, writer and publisher as the daemon joins them."""
 
     def __init__(
-        self, path: Path, broker: Broker | None = None, *, clock: Clock | None = None, **settings: Any
+        self,
+        path: Path,
+        broker: Broker | None = None,
+        *,
+        clock: Clock | None = None,
+        commit_interval_s: float = 0.005,
+        **settings: Any,
     ) -> None:
-        self.store = Store.open(StoreSettings(path=path, commit_interval_s=0.005))
+        self.store = Store.open(StoreSettings(path=path, commit_interval_s=commit_interval_s))
         self.writer = Writer(self.store, asyncio.get_running_loop(), self._committed)
         self.publisher = Publisher(
             SyncSettings.model_validate(settings),

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from pydantic import SecretStr
 from gateway.errors import InputRejected
 from gateway.store.rows import Derived, LoggedEvent
 from gateway.sync import SyncSettings, TlsSettings, check_connection
-from gateway.sync.errors import BrokerRefused, BrokerUnavailable, ProtocolUnsupported
-from gateway.sync.mqtt import PahoBroker
+from gateway.sync.errors import BrokerRefused, BrokerUnavailable, NotConnected, ProtocolUnsupported
+from gateway.sync.mqtt import PahoBroker, PahoConnection, _Client
 from gateway.sync.session import Connection, Presence
 from tests.gateway.sync.certificates import Authority
 from tests.gateway.sync.conftest import House, Mosquitto, Server, connack3, connack5, serving, until
@@ -159,6 +160,61 @@ async def test_what_is_no_broker_is_an_error_in_words(garbage: bytes) -> None:
     async with serving(lambda level: garbage) as server:
         with pytest.raises(BrokerUnavailable, match=f"broker 127.0.0.1:{server.port}: "):
             await connect(server.port, connect_timeout_s=1)
+
+
+NOT_HEARD = [  # what the broker does, its CONNACK, whether it may have begun a session of which nobody has heard
+    ("is silent", None, True),
+    ("hangs up", b"", True),
+    ("says what is no MQTT", b"\xff\xff\xff\xff\xff", True),
+    ("takes QoS 0 only", connack5(0, properties=b"\x24\x00"), True),
+    ("refuses", connack5(0x88), False),
+    ("does not speak 5", connack3(1), False),
+]
+
+
+@pytest.mark.parametrize(("connack", "asked"), [case[1:] for case in NOT_HEARD], ids=[case[0] for case in NOT_HEARD])
+async def test_whether_a_session_may_have_been_begun_is_told_where_the_broker(
+    connack: bytes | None, asked: bool
+) -> None:
+    async with serving(lambda level: connack) as server:
+        with pytest.raises(NotConnected) as failed:
+            await connect(server.port, protocol="5", connect_timeout_s=0.3)
+    assert failed.value.asked == asked
+
+
+async def test_where_nobody_listens_no_session_was_begun() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"Connection refused") as failed:
+        await connect(1)
+    assert not failed.value.asked
+
+
+async def test_a_connect_that_was_given_up_does_not_leave_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would begin a session unseen, and throw out the next connection."""
+    reached, let_go = asyncio.Event(), threading.Event()
+    loop, create = asyncio.get_running_loop(), _Client._create_socket
+
+    def slow(self: _Client) -> Any:
+        made = create(self)
+        loop.call_soon_threadsafe(reached.set)
+        let_go.wait(10)
+        return made
+
+    def dial(self: PahoConnection) -> None:
+        dialled(self)
+        loop.call_soon_threadsafe(over.set)
+
+    over, dialled = asyncio.Event(), PahoConnection._dial
+    monkeypatch.setattr(_Client, "_create_socket", slow)
+    monkeypatch.setattr(PahoConnection, "_dial", dial)
+    async with serving(lambda level: connack5(0)) as server:
+        with pytest.raises(BrokerUnavailable, match=r"no answer to CONNECT in 0\.2 s") as failed:
+            await connect(server.port, connect_timeout_s=0.2)
+        assert reached.is_set()
+        assert not failed.value.asked
+        let_go.set()
+        await over.wait()
+        await until(lambda: server.ended == 1)
+        assert server.connects == []
 
 
 async def test_hosts_that_are_not_there() -> None:
