@@ -3,6 +3,9 @@
 The log is the queue: in memory are only the events on their way and a bounded number read ahead. In which order they go
 gateway/sync/lanes.py says. What was on its way when a connection ended is sent again on the next. The cursor is written
 by the store's writer with its next commit, so a crash repeats some events on the wire and never leaves one out.
+
+A broker says only once that it has lost our session. So that a connection is being made is on the medium before CONNECT
+leaves, until what follows from the answer is; where nobody knows the answer, the session counts as lost.
 """
 
 import asyncio
@@ -24,6 +27,7 @@ from gateway.store import EventLog, Store
 from gateway.store.rows import Checkpoint, Cursor, LoggedEvent, Parked
 from gateway.sync.checkpoints import Checkpoints
 from gateway.sync.cursor import CursorState
+from gateway.sync.errors import NotConnected
 from gateway.sync.flight import BLAMED, PACKET_TOO_LARGE, Flight, Verdict
 from gateway.sync.lanes import Pace, is_backlog, replay_room
 from gateway.sync.mqtt import PahoBroker, max_payload_bytes
@@ -42,6 +46,7 @@ PARKED_AGAIN = 100
 PARKED_MIN_S, PARKED_MAX_S = 60.0, 3600.0
 """A pause after refused events were all refused once more, doubled each time until one is taken; the shorter one after
 a reconnection. Not none: mosquitto 2.0.11 ends the connection after each refusal, and the others must get through."""
+TAKEN_AND_LOST = "taken at a later try, and lost by the broker since"
 SUPERSEDED_EXPIRY_S = 300
 """A state that a later one has replaced is of no use late."""
 
@@ -53,6 +58,8 @@ class CursorWriter(Protocol):
 
     def cursor(self, cursor: Cursor, checkpoints: Sequence[Checkpoint] | None = None) -> None: ...
     def park(self, parked: Parked) -> None: ...
+    def connecting(self, destination: str, under_way: bool, *, soon: bool = False) -> None: ...
+    async def flush(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -68,7 +75,7 @@ class PublisherCounters:
     dropped: int = 0
     """Events that the store gave up before the broker had acknowledged them."""
     rewound: int = 0
-    """Times that the broker had lost our session."""
+    """Times that the broker had, or may have, lost our session."""
 
 
 class Publisher:
@@ -103,8 +110,14 @@ class Publisher:
         self._earlier_connections = earlier_connections
         self._had_session = known is not None and (known.position > 0 or bool(known.beyond))
         self._checkpoints = Checkpoints(settings.rewind_s, self._log.checkpoints(settings.destination))
+        self._checkpoints_new = known is None
+        """The first of them is not stored yet."""
         if known is None:
             self._checkpoints.take(self._cursor.position, clock.now())
+        self._session_unknown = self._log.connecting(settings.destination)
+        """An earlier CONNECT may have reached the broker, and nobody has heard or acted on its answer."""
+        self._marked = self._asking = False
+        """A connection is being made: it is on the medium, and CONNECT may have left."""
         self._last_seq = store.last_seq()
         self._flight = Flight()
         self._ahead: deque[LoggedEvent] = deque()
@@ -122,6 +135,10 @@ class Publisher:
         self._parked = set(self._log.parked(settings.destination))
         self.refusal = self._log.refusal(settings.destination)
         """What the broker said to the last event that it refused."""
+        self._retaken = self._log.retaken(settings.destination)
+        """Refused events that it took later, and where the cursor stood then."""
+        self._lost_again: set[int] = set()
+        """Of the refused events those that it had taken, and has lost; they go first."""
         self._retrying: set[int] = set()
         """Refused events that are tried once more just now."""
         self._retried_to = 0
@@ -151,7 +168,7 @@ class Publisher:
     @property
     def waiting(self) -> int:
         """Events in the log that this destination has not acknowledged."""
-        return self._cursor.waiting(self._last_seq)
+        return self._cursor.waiting(self._last_seq) + len(self._lost_again)
 
     @property
     def connection(self) -> int:
@@ -170,7 +187,7 @@ class Publisher:
     @property
     def refused(self) -> int:
         """Events that it will not take at present, of this start and of earlier ones; they are kept and tried again."""
-        return len(self._parked)
+        return len(self._parked) - len(self._lost_again)
 
     @property
     def state(self) -> str:
@@ -217,6 +234,8 @@ class Publisher:
             self._state = "stopped"
             with suppress(GatewayError):  # a store that has ended: what was acknowledged since is sent again
                 self._save_cursor()
+                if not (self._session_unknown or self._asking):
+                    self._writer.connecting(self._settings.destination, False)
             await self._end_reading()
             self._log.close()
             self._old_log.close()
@@ -229,10 +248,16 @@ class Publisher:
         if not self.connected and self._failures == 0:
             self._state = f"connecting to {where}"
         self._lost, self._renewing = None, False
-        presence = self._presence(self.connection + 1)
         try:
+            await self._unless_stopping(self._mark())
+            if self._stopping.is_set():
+                return
+            presence = self._presence(self.connection + 1)
+            self._asking = True
             connection = await self._unless_stopping(self._broker.connect(presence, self))
         except GatewayError as error:
+            self._asking = False
+            self._session_unknown |= isinstance(error, NotConnected) and error.asked
             await self._wait_after(
                 f"{error}; {error.hint}" if error.exit_code == InputRejected.exit_code else str(error)
             )
@@ -249,6 +274,13 @@ class Publisher:
             connection.abort()
         if self._lost is not None:
             await self._wait_after(self._lost)
+
+    async def _mark(self) -> None:
+        """On the medium it stays while the broker is away, however often that is tried."""
+        if not self._marked:
+            self._writer.connecting(self._settings.destination, True)
+            await self._writer.flush()
+            self._marked = True
 
     async def _serve(self, connection: Connection, presence: Presence) -> None:
         accepted = connection.accepted
@@ -280,12 +312,13 @@ class Publisher:
         """What was on its way is sent again; more, where the broker has lost the session that it had with us."""
         accepted = connection.accepted
         if self._had_session and not accepted.session_present:
-            position, back_to = self._cursor.position, self._checkpoints.go_back()
-            log.warning("the broker has lost our session: going back from event %d to %d", position, back_to)
-            self._cursor.rewind(back_to)
-            self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept())
-            self.counters.rewound += 1
+            self._go_back("the broker has lost our session")
+        elif self._had_session and self._session_unknown:
+            self._go_back("what the broker said of our session to an earlier CONNECT, we have not heard")
         self._had_session = True
+        self._session_unknown = self._marked = self._asking = False
+        # behind the cursor: a program that ends soon after each start shall not have to go back each time
+        self._writer.connecting(self._settings.destination, False, soon=self.counters.connections == 1)
         self._flight.connected(min(self._settings.window, accepted.in_flight_max))
         await self._begin_lanes()
         self._heard_s = self._now_s()
@@ -294,6 +327,18 @@ class Publisher:
         if self.counters.connections > 1:
             self._retry_due_s = min(self._retry_due_s, self._now_s() + PARKED_MIN_S)
 
+    def _go_back(self, why: str) -> None:
+        position, back_to = self._cursor.position, self._checkpoints.go_back()
+        log.warning("%s: going back from event %d to %d", why, position, back_to)
+        for seq in sorted(seq for seq, taken_at in self._retaken.items() if taken_at >= back_to):
+            del self._retaken[seq]
+            self._parked.add(seq)
+            self._lost_again.add(seq)
+            self._writer.park(Parked(self._settings.destination, seq, TAKEN_AND_LOST))
+        self._cursor.rewind(back_to)
+        self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept())
+        self.counters.rewound += 1
+
     async def _begin_lanes(self) -> None:
         await self._end_reading()
         self._ahead.clear()
@@ -301,13 +346,14 @@ class Publisher:
         self._sends.clear()
         cursor = self._cursor
         self._backlog_to = cursor.position
-        self._backlog_end = self._last_seq if self._is_backlog(self.waiting) else cursor.position
+        waiting = cursor.waiting(self._last_seq)
+        self._backlog_end = self._last_seq if self._is_backlog(waiting) else cursor.position
         self._read_to = self._backlog_end
         for request in self._requests:
             request.begin_again()
         self._retained_known = not cursor.beyond and self._backlog_end == cursor.position
         if self._backlog_end > cursor.position:
-            log.info("%d events wait; what comes from now on goes before them", self.waiting)
+            log.info("%d events wait; what comes from now on goes before them", waiting)
         elif not self._retained_known:
             await self._learn_retained()
 
@@ -331,16 +377,21 @@ class Publisher:
 
     async def _retry_refused(self) -> None:
         """Takes up the next of the refused events, in their order, and from the first again after the last."""
-        if self._retrying or not self._parked or self._now_s() < self._retry_due_s:
+        if self._retrying or not self._parked:
             return
-        if self._retried_to >= max(self._parked):
-            self._retried_to = 0
-        due = heapq.nsmallest(PARKED_AGAIN, (seq for seq in self._parked if seq > self._retried_to))
-        self._retried_to = due[-1]
+        if self._lost_again:
+            due = heapq.nsmallest(PARKED_AGAIN, self._lost_again)
+        elif self._now_s() < self._retry_due_s:
+            return
+        else:
+            if self._retried_to >= max(self._parked):
+                self._retried_to = 0
+            due = heapq.nsmallest(PARKED_AGAIN, (seq for seq in self._parked if seq > self._retried_to))
+            self._retried_to = due[-1]
         found = await asyncio.to_thread(self._read_refused, due)
         self._retrying = {event.seq for event in found}
         for seq in set(due) - self._retrying:  # gone from the log
-            self._take_back(seq)
+            self._take_back(seq, taken=False)
         self._flight.again += found
 
     def _read_refused(self, seqs: Sequence[int]) -> list[LoggedEvent]:
@@ -528,7 +579,7 @@ class Publisher:
                 self._failures = 0
                 self._acknowledge(event.seq)
                 if event.seq in self._parked:
-                    self._take_back(event.seq)
+                    self._take_back(event.seq, taken=True)
                 self._retried(event.seq, taken=True)
                 self._tell_requests(event.seq, taken=True)
             case Verdict.REFUSED:
@@ -560,6 +611,10 @@ class Publisher:
     def _set_aside(self, event: LoggedEvent, words: str, code: int) -> None:
         """The broker will not take it: it is kept and listed, and the rest goes on."""
         self.refusal = words
+        self._retaken.pop(event.seq, None)
+        if event.seq in self._lost_again:
+            self._lost_again.discard(event.seq)
+            self._parked.discard(event.seq)
         if event.seq not in self._parked:
             log.warning("event %d (%s): the broker refuses it: %s (0x%02x)", event.seq, event.topic, words, code)
             self.counters.refused += 1
@@ -575,10 +630,14 @@ class Publisher:
         for request in self._requests:
             request.answered(seq, taken=taken)
 
-    def _take_back(self, seq: int) -> None:
-        """It is refused no longer."""
+    def _take_back(self, seq: int, *, taken: bool) -> None:
+        """It is refused no longer. What the broker has taken lies far behind the cursor, which may go back less far."""
         self._parked.discard(seq)
-        self._writer.park(Parked(self._settings.destination, seq, None))
+        self._lost_again.discard(seq)
+        taken_at = self._cursor.position if taken else None
+        if taken_at is not None:
+            self._retaken[seq] = taken_at
+        self._writer.park(Parked(self._settings.destination, seq, None, taken_at))
 
     def _retried(self, seq: int, *, taken: bool) -> None:
         """The next ones are due at once where the broker takes some again, and later where it takes none."""
@@ -596,8 +655,12 @@ class Publisher:
     def _save_cursor(self) -> None:
         if self._cursor_moved:
             self._cursor_moved = False
-            taken = self._checkpoints.take(self._cursor.position, self._clock.now())
-            self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept() if taken else None)
+            taken = self._checkpoints.take(self._cursor.position, self._clock.now()) or self._checkpoints_new
+            kept = self._checkpoints.kept()
+            if taken and self._retaken:
+                self._retaken = {seq: at for seq, at in self._retaken.items() if at >= kept[0].position}
+            self._checkpoints_new = False
+            self._writer.cursor(self._cursor.cursor(), kept if taken else None)
 
     # Waiting.
 
@@ -612,7 +675,7 @@ class Publisher:
         if (self._backlog or any(request.ahead for request in self._requests)) and self._pace.due_s() > now_s:
             dues.append(self._pace.due_s())
         if self._parked and not self._retrying and not self._stopping.is_set():
-            dues.append(self._retry_due_s)
+            dues.append(now_s if self._lost_again and not self._renewing else self._retry_due_s)
         try:
             async with asyncio.timeout(max(0.0, min(dues) - now_s) if dues else None):
                 await self._changed.wait()

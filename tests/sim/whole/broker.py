@@ -1,5 +1,6 @@
 """A broker and its subscriber, played: sessions, acknowledgements and their loss, restarts, repeats."""
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from tests.sim.whole.loop import VirtualLoop
 from tests.sim.world import SECOND, Clockwork
 
 WAY_S = (0.005, 0.2)
+CONNECT_TIMEOUT_S = 15.0
 DONE, UNSPECIFIED, QUOTA_EXCEEDED, NOT_AUTHORIZED = 0x00, 0x80, 0x97, 0x87
 
 
@@ -23,9 +25,11 @@ class Mood:
     swallowing: set[str] = field(default_factory=set)
     """What is sent goes nowhere, and nobody is told."""
     losing_answers: set[str] = field(default_factory=set)
-    """What is sent arrives; its PUBACK does not."""
+    """What is sent arrives; its answer does not."""
     refusing: int = DONE
-    """The answer to one in four, while it is not DONE."""
+    """The answer to some, while it is not DONE."""
+    refused: float = 0.25
+    """Which part of them."""
     subscriber_away: bool = False
     repeating: float = 0.0
     """The broker gives the subscriber a message twice with this probability."""
@@ -37,14 +41,21 @@ class Counts:
     connections: int = 0
     sessions_lost: int = 0
     lost_after_puback: int = 0
+    connacks_lost: int = 0
     delivered_twice: int = 0
 
 
 class SimulatedBroker:
-    """deliver: to the subscriber, (gateway, payload)."""
+    """deliver: to the subscriber, (gateway, payload). begins: told of which gateway a CONNECT begins a session."""
 
-    def __init__(self, clock: Clockwork, rng: random.Random, deliver: Callable[[str, bytes], None]) -> None:
-        self.clock, self.rng, self.deliver = clock, rng, deliver
+    def __init__(
+        self,
+        clock: Clockwork,
+        rng: random.Random,
+        deliver: Callable[[str, bytes], None],
+        begins: Callable[[str], None],
+    ) -> None:
+        self.clock, self.rng, self.deliver, self.begins = clock, rng, deliver, begins
         self.mood, self.counts = Mood(), Counts()
         self.sessions: set[str] = set()
         self.connections: dict[str, SimulatedConnection] = {}
@@ -100,17 +111,38 @@ class BrokerEnd:
         self.in_flight_max, self.sending, self.answered = in_flight_max, sending, answered
 
     async def connect(self, presence: Presence | None, listener: Listener) -> "SimulatedConnection":
-        broker, way = self.broker, self.loop.create_future()
-        self.loop.call_later(broker.rng.uniform(*WAY_S), lambda: way.done() or way.set_result(None))
-        await way
-        if broker.mood.down or self.gateway in broker.mood.no_route:
+        broker, name = self.broker, self.gateway
+        await asyncio.sleep(broker.rng.uniform(*WAY_S))
+        if broker.mood.down or name in broker.mood.no_route:
             raise BrokerUnavailable("broker: connection refused")
-        broker.cut(self.gateway)  # a second CONNECT with one client id ends the first (MQTT 5, 3.1.4-3)
-        connection = SimulatedConnection(self, listener, presence, self.gateway in broker.sessions)
+        if name in broker.mood.swallowing:
+            await asyncio.sleep(CONNECT_TIMEOUT_S)
+            raise _unheard()
+        broker.cut(name)  # a second CONNECT with one client id ends the first (MQTT 5, 3.1.4-3)
+        connection = SimulatedConnection(self, listener, presence, name in broker.sessions)
         broker.counts.connections += 1
-        broker.sessions.add(self.gateway)
-        broker.connections[self.gateway] = connection
+        broker.connections[name] = connection
+        if name not in broker.sessions:
+            broker.sessions.add(name)
+            broker.begins(name)
+        try:
+            await asyncio.sleep(broker.rng.uniform(*WAY_S))
+            if name in broker.mood.losing_answers:
+                await asyncio.sleep(CONNECT_TIMEOUT_S)
+            if connection.over or name in broker.mood.losing_answers:
+                broker.counts.connacks_lost += 1
+                raise _unheard()
+        except BaseException:
+            connection.abort()
+            raise
+        connection.heard = True
         return connection
+
+
+def _unheard() -> BrokerUnavailable:
+    error = BrokerUnavailable("broker: no answer to CONNECT")
+    error.asked = True
+    return error
 
 
 class SimulatedConnection:
@@ -118,7 +150,8 @@ class SimulatedConnection:
         self._end, self._broker, self._listener = end, end.broker, listener
         self._presence = {presence.online, presence.offline} if presence else set()
         self.accepted = Accepted("5", session_present, end.in_flight_max, None)
-        self.over = False
+        self.over = self.heard = False
+        """heard: the gateway has its CONNACK."""
         self.unanswered = 0
         self._token = 0
         self._lanes: dict[str, int] = {}
@@ -148,7 +181,7 @@ class SimulatedConnection:
         broker, name = self._broker, self._end.gateway
         if broker.connections.get(name) is not self or name in broker.mood.swallowing:
             return
-        code = broker.mood.refusing if event and broker.rng.random() < 0.25 else DONE
+        code = broker.mood.refusing if event and broker.rng.random() < broker.mood.refused else DONE
         if event and code == DONE:
             broker.accept(name, payload)
         if name not in broker.mood.losing_answers:
@@ -164,7 +197,8 @@ class SimulatedConnection:
     def end(self, why: str) -> None:
         if not self.over:
             self.over = True
-            self._end.loop.call_soon(self._listener.lost, why)
+            if self.heard:
+                self._end.loop.call_soon(self._listener.lost, why)
 
     async def close(self) -> None:
         self.abort()

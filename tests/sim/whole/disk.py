@@ -6,6 +6,7 @@ old content, the new, or garbage. Before a checkpoint writes to the database the
 (https://www.sqlite.org/wal.html, "Checkpointing"), so where the database has changed, it is the one that is torn.
 """
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import Callable
@@ -40,10 +41,12 @@ class InlineWriter(Committer):
         self.clock, self.rng, self.landed = clock, rng, landed
         self.path = store.settings.path
         self.dead = False
-        self.begun = 0
+        self.begun = self.ended = 0
         self.under_way: Batch | None = None
         self._due_ns: int | None = None
         self._retry_s = RETRY_MIN_S
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
+        """Which commit each waits for."""
 
     def _submitted(self) -> None:
         super()._submitted()
@@ -60,6 +63,14 @@ class InlineWriter(Committer):
     def hurry(self) -> None:
         self._urgent = True
         self.look()
+
+    async def flush(self) -> None:
+        last = self.begun + bool(self._batch)
+        if self.ended < last:
+            self.hurry()
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flushes.append((last, done))
+            await done
 
     def _begin(self, due_ns: int) -> None:
         if self.dead or self._due_ns != due_ns:
@@ -80,6 +91,11 @@ class InlineWriter(Committer):
             self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
             return
         self.under_way, self._retry_s = None, RETRY_MIN_S
+        self.ended += 1
+        for last, done in self._flushes:
+            if last <= self.ended and not done.done():
+                done.set_result(None)
+        self._flushes = [(last, done) for last, done in self._flushes if not done.done()]
         self.look()
 
     def _went_through(self, batch: Batch, last_seq: int) -> None:

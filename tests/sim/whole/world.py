@@ -52,7 +52,7 @@ class Whole:
         self.digest = hashlib.sha256()
         self.mix: Counter[str] = Counter()
         self.received = oracle.Received()
-        self.broker = SimulatedBroker(self.clock, random.Random(f"{seed}/broker"), self._deliver)
+        self.broker = SimulatedBroker(self.clock, random.Random(f"{seed}/broker"), self._deliver, self._session_begins)
         handover = rng.random() < 0.3
         length, hop = rng.choice([(400, 400), (400, 400), (400, 200), (200, 200), (200, 100)])
         self.shape = oracle.Shape(length, hop)
@@ -204,6 +204,21 @@ class Whole:
 
         at_commit()
 
+    def _session_begins(self, name: str) -> None:
+        """Of the crashes some come between a session that the broker has lost and the commit of what follows."""
+        gateway = self.gateways[name]
+        likely = 0.8 if self.broker.counts.lost_after_puback else 0.3
+        if self.over or not gateway.witness.answered or gateway.rng.random() > likely:
+            return
+        power_cut, life = gateway.rng.random() < 0.5, gateway.lives
+
+        def now() -> None:
+            if gateway.lives == life and not self.over:
+                self.mix["crash at a lost session"] += 1
+                gateway.crash(power_cut)
+
+        self.clock.after_steps(int(2 ** gateway.rng.uniform(0, 8)), now)
+
     def _step_clock(self, gateway: Gateway) -> None:
         rng = gateway.rng
         gateway.clock.step(rng.choice([-YEARS_50_NS, YEARS_50_NS, 0, 0]), rng.random() < 0.5)
@@ -251,10 +266,7 @@ class Whole:
         self.broker.hand_over()
 
     def _refuse(self, on: bool) -> None:
-        """A broker that forgets refuses nothing for long: what it takes only at a later try lies far behind the cursor,
-        which then goes back less far (docs/sync.md)."""
-        answers = [QUOTA_EXCEEDED] if self.forgetful else [UNSPECIFIED, QUOTA_EXCEEDED, NOT_AUTHORIZED]
-        self.broker.mood.refusing = self.rng.choice(answers) if on else 0
+        self.broker.mood.refusing = self.rng.choice([UNSPECIFIED, QUOTA_EXCEEDED, NOT_AUTHORIZED]) if on else 0
 
     def _walk(self, air: SparseAir) -> None:
         air.walk(self.rng.choice([{"one"}, {"two"}, {"one", "two"}, set()]))
