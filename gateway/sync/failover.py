@@ -38,6 +38,8 @@ class Failover:
         self._publishers: list[Publisher] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._away_since_s: list[float] = []
+        self._asked: dict[Request, Publisher] = {}
+        """What is sent again because somebody asked for it, and by whom."""
         self._last_seq = 0
         self._stopping = asyncio.Event()
         self._add()
@@ -90,11 +92,15 @@ class Failover:
             publisher.committed(last_seq)
 
     def replay(self, since_ns: int, until_ns: int, wearable: str | None = None) -> Request:
-        """To the broker that is in use now."""
-        return self.current.replay(since_ns, until_ns, wearable)
+        """To the broker that is in use; where that changes meanwhile, all of it to the next one."""
+        current = self.current
+        request = current.replay(since_ns, until_ns, wearable)
+        self._asked[request] = current
+        return request
 
     def cancel(self, request: Request) -> None:
-        for publisher in self._publishers:
+        publisher = self._asked.pop(request, None)
+        if publisher is not None:
             publisher.cancel(request)
 
     async def run(self) -> None:
@@ -108,6 +114,7 @@ class Failover:
                     if task.done() and not self._stopping.is_set():
                         return task.result()
                 await self._look()
+                await self._follow()
             await asyncio.gather(*self._tasks)
         finally:
             stopping.cancel()
@@ -132,6 +139,21 @@ class Failover:
             log.warning("%s; the next broker stands in", self._publishers[-1].state)
             self._add()
             self._start_last()
+
+    async def _follow(self) -> None:
+        """What was asked for goes to the broker that is in use."""
+        current = self.current
+        if not current.connected:
+            return
+        for request, publisher in list(self._asked.items()):
+            if publisher is current or request.over.is_set():
+                continue
+            await publisher.hand_over(request)
+            if request in self._asked and not request.over.is_set():
+                log.info("what was asked for again begins anew: %s", current.state)
+                request.begin_anew()
+                current.take_over(request)
+                self._asked[request] = current
 
     def _add(self) -> None:
         place = len(self._publishers)

@@ -204,9 +204,18 @@ class Publisher:
     def replay(self, since_ns: int, until_ns: int, wearable: str | None = None) -> Request:
         """Sends again what the log holds of this time, until it is over or cancelled; behind new events."""
         request = Request(since_ns, until_ns, wearable, self._last_seq)
+        self.take_over(request)
+        return request
+
+    def take_over(self, request: Request) -> None:
         self._requests.append(request)
         self._changed.set()
-        return request
+
+    async def hand_over(self, request: Request) -> None:
+        """Sends no more of it, and reads none; another may."""
+        self.cancel(request)
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
 
     def cancel(self, request: Request) -> None:
         """Sends no more of it."""
@@ -335,6 +344,8 @@ class Publisher:
             self._parked.add(seq)
             self._lost_again.add(seq)
             self._writer.park(Parked(self._settings.destination, seq, TAKEN_AND_LOST))
+        for request in self._requests:
+            request.lose()
         self._cursor.rewind(back_to)
         self._writer.cursor(self._cursor.cursor(), self._checkpoints.kept())
         self.counters.rewound += 1

@@ -10,6 +10,9 @@ from gateway.store.rows import LoggedEvent
 
 READ_AHEAD = 100
 """Events read from the log at a time; a drift event is the largest, about 50 kB."""
+ANEW_MAX = 3
+"""So often what was asked for is begun anew where a broker has lost its session; one that keeps none, behind a way that
+is often cut, would never have all of it."""
 SCAN_ROWS = 500
 """Of what was asked for, so many numbers are looked at at a time."""
 
@@ -35,6 +38,9 @@ class Request:
     ahead: deque[LoggedEvent] = field(default_factory=deque)
     under_way: dict[int, LoggedEvent] = field(default_factory=dict)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    _lost: int = 0
+    """Times that the broker has lost its session meanwhile."""
+    _anew: bool = False
 
     def read(self, log: EventLog) -> Callable[[], list[LoggedEvent]] | None:
         """In a thread; None where nothing is left to read."""
@@ -65,8 +71,23 @@ class Request:
             self.refused += not taken
             self.settle()
 
+    def lose(self) -> None:
+        """The broker may have forgotten what it has acknowledged of it."""
+        self._lost += 1
+        self._anew = self._lost <= ANEW_MAX and not self.over.is_set()
+
+    def begin_anew(self) -> None:
+        """With nothing being read of it."""
+        self._anew = False
+        self.position, self.first = -1, 0
+        self.found = self.acknowledged = self.refused = 0
+        self.ahead.clear()
+        self.under_way.clear()
+
     def begin_again(self) -> None:
         """What was on its way when a connection ended is still to be sent."""
+        if self._anew:
+            self.begin_anew()
         self.ahead.extendleft(reversed(self.under_way.values()))
         self.under_way.clear()
 

@@ -132,6 +132,48 @@ async def test_each_has_a_cursor_that_outlives_a_restart(
     assert numbers(first) == list(range(1, 21))
 
 
+async def test_what_is_asked_for_again_moves_to_the_broker_in_use_which_has_all_of_it_in_the_end(
+    pair: tuple[Switched, Server5, Switched, Server5], tmp_path: Path
+) -> None:
+    one, first, _, second = pair
+    made = Several(tmp_path / "gateway.db", [first.port, second.port], replay_messages_s=60)
+    made.log(range(1, 61))
+    await made.sent()
+    request = made.several.replay(0, 10**12)
+    await until(lambda: len(numbers(first)) >= 65)
+    one.leave(first)
+    await until(lambda: len(numbers(second)) >= 5)
+    assert request.acknowledged < 60
+    await asyncio.wait_for(request.over.wait(), 20)
+    assert numbers(second) == list(range(1, 61))
+    assert (request.found, request.acknowledged, request.refused) == (60, 60, 0)
+    again = made.several.replay(0, 10**12)
+    await until(lambda: len(numbers(second)) >= 65)
+    before = len(numbers(first))
+    one.away = False
+    await asyncio.wait_for(again.over.wait(), 20)
+    assert numbers(first)[before:] == list(range(1, 61))
+    assert (again.found, again.acknowledged) == (60, 60)
+    await made.stop()
+
+
+async def test_what_was_asked_for_again_and_cancelled_moves_nowhere(
+    pair: tuple[Switched, Server5, Switched, Server5], tmp_path: Path
+) -> None:
+    one, first, _, second = pair
+    made = Several(tmp_path / "gateway.db", [first.port, second.port], replay_messages_s=20)
+    made.log(range(1, 21))
+    await made.sent()
+    request = made.several.replay(0, 10**12)
+    await until(lambda: len(numbers(first)) >= 22)
+    one.leave(first)
+    made.several.cancel(request)
+    made.log(range(21, 23))
+    await made.sent()
+    assert numbers(second) == [21, 22]
+    await made.stop()
+
+
 async def test_with_all_away_each_is_tried_and_the_first_that_comes_gets_it(
     pair: tuple[Switched, Server5, Switched, Server5], tmp_path: Path
 ) -> None:

@@ -261,6 +261,39 @@ async def test_what_was_acknowledged_in_the_first_minute_of_a_store_is_sent_agai
     assert numbers(broker.received[-1]) == list(range(1, 9))
 
 
+# What somebody has asked for again.
+
+
+async def test_what_is_asked_for_again_begins_anew_where_the_session_is_lost_meanwhile(house: Start) -> None:
+    broker = Forgetful()
+    made = await house(broker, replay_messages_s=100)
+    made.log(range(1, 61))
+    await made.sent()
+    request = made.publisher.replay(21 * 10**9, 10**12)
+    await until(lambda: request.acknowledged >= 10)
+    broker.replayed.clear()
+    broker.forget()
+    await asyncio.wait_for(request.over.wait(), 20)
+    assert set(numbers(broker.replayed)) >= set(range(21, 61))
+    assert (request.found, request.acknowledged, request.refused) == (40, 40, 0)
+
+
+async def test_a_broker_that_keeps_no_session_has_what_is_asked_for_in_the_end_though_the_way_is_cut(
+    house: Start,
+) -> None:
+    broker = ScriptedBroker(keeps_sessions=False)
+    made = await house(broker, replay_messages_s=200)
+    made.log(range(1, 101))
+    await made.sent()
+    request = made.publisher.replay(0, 10**12)
+    while not request.over.is_set():
+        so_far = len(broker.replayed)
+        await until(lambda so_far=so_far: len(broker.replayed) >= so_far + 30 or request.over.is_set())
+        assert broker.live is not None
+        broker.live.drop("cut")
+    assert (request.found, request.acknowledged) == (100, 100)
+
+
 # What was refused, and taken at a later try.
 
 
