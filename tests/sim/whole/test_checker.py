@@ -89,7 +89,9 @@ BREAKAGES = [
     pytest.param(Parts(writer=AcknowledgesBeforeTheCommit), "acknowledged, not durable", id="ack before commit"),
     pytest.param(Parts(writer=ProgressOutsideTheTransaction), "never received", id="progress outside the transaction"),
     pytest.param(
-        Parts(open_pipeline=key_from_a_counter), "never received|committed twice|again", id="key from a counter"
+        Parts(open_pipeline=key_from_a_counter),
+        "never received|committed twice|again|two contents",
+        id="key from a counter",
     ),
     pytest.param(Parts(publisher=CursorMovesBeforePuback), "never received", id="cursor before PUBACK"),
     pytest.param(Parts(open_pipeline=clock_read_in_the_path), "monons", id="clock read in the path"),
