@@ -53,7 +53,8 @@ class InlineWriter(Committer):
         self.look()
 
     def look(self) -> None:
-        if self.under_way is not None or not self._batch:
+        """A dead one is still called, at any time, where Python clears away what a crash has left: nothing comes of it."""
+        if self.dead or self.under_way is not None or not self._batch:
             return
         due_ns = self.clock.now_ns + (0 if self._urgent else int(self._settings.commit_interval_s * SECOND))
         if self._due_ns is None or due_ns < self._due_ns:
