@@ -53,7 +53,7 @@ class InlineWriter(Committer):
         self.look()
 
     def look(self) -> None:
-        """A dead one is still called, at any time, where Python clears away what a crash has left: nothing comes of it."""
+        """A dead one is still called, at any time, where Python clears away what a crash has left."""
         if self.dead or self.under_way is not None or not self._batch:
             return
         due_ns = self.clock.now_ns + (0 if self._urgent else int(self._settings.commit_interval_s * SECOND))
