@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from gateway.clock import Instant
+from gateway.store.blocks import CLOCK_STEP_NS, observations
+from gateway.store.bounds import Content
 from gateway.store.connection import connect, errors_in_words
-from gateway.store.eventlog import COLUMNS, event_of
-from gateway.store.journal import read_stream
+from gateway.store.journal import BLOCKS, block_of, read_observations, read_stream
+from gateway.store.latest import cursors, given
+from gateway.store.messages import COLUMNS, Messages
 from gateway.store.rows import Cursor, Dropped, JournalRow, LoggedEvent, StreamRecord
 from gateway.store.store import check_database
 from gateway.store.trimming import read_dropped
 
 _ROWS_A_READ = 500
-CLOCK_STEP_NS = 500_000_000
-"""UTC that has moved so far against monotonic time was set."""
-_JOURNAL = "j.row, j.wearable, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced FROM journal j JOIN boot b "
 
 
 class Boot(NamedTuple):
@@ -49,47 +49,34 @@ class Archive:
         self._path = path
         with errors_in_words(path):
             self._connection = _connected(path, following)
+        self._messages = Messages(self._connection)
 
     def events(self, *, kind: str | None = None, wearable: str | None = None, after: int = 0) -> Iterator[LoggedEvent]:
         """Those behind this number, in order; read piece by piece."""
         wanted, values = _wanted(kind, wearable)
         while True:
-            rows = self._all(
+            events = self._events(
                 f"SELECT {COLUMNS} WHERE e.seq > ?{wanted} ORDER BY e.seq LIMIT ?", after, *values, _ROWS_A_READ
             )
-            for row in rows:
-                yield event_of(row)
-                after = row[-1]
-            if len(rows) < _ROWS_A_READ:
+            yield from events
+            if len(events) < _ROWS_A_READ:
                 return
+            after = events[-1].seq
 
     def newest_events(self, count: int, *, kind: str | None = None, wearable: str | None = None) -> list[LoggedEvent]:
         """In order."""
         wanted, values = _wanted(kind, wearable)
-        rows = self._all(f"SELECT {COLUMNS} WHERE e.seq > 0{wanted} ORDER BY e.seq DESC LIMIT ?", *values, count)
-        return [event_of(row) for row in reversed(rows)]
+        newest = f"SELECT {COLUMNS} WHERE e.seq > 0{wanted} ORDER BY e.seq DESC LIMIT ?"
+        return self._events(newest, *values, count)[::-1]
 
     def prediction_ids(self, wearable: str, derivation: str) -> set[str]:
         """Of the log's predictions of this wearable by this derivation."""
-        ending = f"%-{derivation}"
-        rows = self._all(
-            "SELECT id FROM event WHERE kind = 'prediction' AND wearable = ? AND id LIKE ?", wearable, ending
-        )
-        return {str(row[0]) for row in rows}
+        events = self.events(kind="prediction", wearable=wearable)
+        return {event.id for event in events if event.id.endswith(f"-{derivation}")}
 
     def journal(self, wearable: str) -> Iterator[JournalRow]:
         """All that is kept of it, in order; read piece by piece."""
-        after = 0
-        while True:
-            rows = self._all(
-                f"SELECT {_JOURNAL} USING (boot) WHERE j.row > ? AND j.wearable = ? ORDER BY j.row LIMIT ?",
-                after, wearable, _ROWS_A_READ,
-            )  # fmt: skip
-            for row, name, kind, payload, boot_id, mono_ns, utc_ns, synced in rows:
-                yield JournalRow(row, name, kind, payload, Instant(boot_id, mono_ns, utc_ns, bool(synced)))
-                after = row
-            if len(rows) < _ROWS_A_READ:
-                return
+        return read_observations(self._connection, self._path, wearable, 0)
 
     def stream(self, wearable: str) -> StreamRecord | None:
         """Its newest snapshot and progress."""
@@ -98,13 +85,9 @@ class Archive:
 
     def boots(self) -> list[Boot]:
         """In their order."""
-        return [
-            Boot(*row)
-            for row in self._all(
-                "SELECT b.boot, b.id, max(j.mono_ns) FROM boot b LEFT JOIN journal j USING (boot) "
-                "GROUP BY b.boot ORDER BY b.boot"
-            )
-        ]
+        last = {at.boot_id: at.mono_ns for at in self._last_observed("boot").values()}
+        boots = self._all("SELECT boot, id FROM boot ORDER BY boot")
+        return [Boot(number, boot_id, last.get(boot_id)) for number, boot_id in boots]
 
     def synchronized(self) -> list[Instant]:
         """Of the journal's moments at which UTC was synchronized the first of each boot, and those at which it had
@@ -119,14 +102,9 @@ class Archive:
 
     def wearables(self) -> list[Stored]:
         """Those of which there is anything, by name."""
-        found = {
-            name: [count, Instant(boot_id, mono_ns, utc_ns, bool(synced)), 0, 0]
-            for name, count, _, boot_id, mono_ns, utc_ns, synced in self._all(
-                # beside max() the others are of the row that has it (sqlite.org/lang_select.html, "bare columns")
-                "SELECT j.wearable, count(*), max(j.row), b.id, j.mono_ns, j.utc_ns, j.utc_synced "
-                "FROM journal j JOIN boot b USING (boot) GROUP BY j.wearable"
-            )
-        }
+        last = self._last_observed("wearable")
+        counts = self._all("SELECT wearable, sum(count) FROM journal GROUP BY wearable")
+        found: dict[str, list[Any]] = {name: [count, last[name], 0, 0] for name, count in counts}
         for name, events, predictions in self._all(
             "SELECT wearable, count(*), sum(kind = 'prediction') FROM event "
             "WHERE wearable IS NOT NULL GROUP BY wearable"
@@ -136,8 +114,8 @@ class Archive:
 
     def destinations(self) -> dict[str, Cursor]:
         """How far each has acknowledged."""
-        rows = self._all("SELECT destination, position, beyond FROM cursor ORDER BY destination")
-        return {name: Cursor.of(name, position, beyond) for name, position, beyond in rows}
+        with errors_in_words(self._path):
+            return cursors(self._connection)
 
     def waiting(self, destination: str) -> tuple[int, int]:
         """Events that it has not acknowledged, and of them those that it has refused."""
@@ -151,16 +129,16 @@ class Archive:
     def dropped(self) -> tuple[Dropped, ...]:
         """What had to go although it was still needed, since the store began."""
         with errors_in_words(self._path):
-            told = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'dropped'").fetchone()
-            return read_dropped(self._connection) if told else ()  # version 1 had no such table
+            return read_dropped(self._connection)
 
     def last_seq(self) -> int:
-        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
-        return int(rows[0][0]) if rows else 0
+        with errors_in_words(self._path):
+            return given(self._connection, "event")
 
-    def count(self, table: Literal["event", "journal"]) -> int:
-        """Its rows."""
-        return int(self._all(f"SELECT count(*) FROM {table}")[0][0])
+    def count(self, content: Content) -> int:
+        """Observations, or events."""
+        what = "coalesce(sum(count), 0)" if content == "journal" else "count(*)"
+        return int(self._all(f"SELECT {what} FROM {content}")[0][0])
 
     def starts(self) -> int:
         """How often a daemon was started on it."""
@@ -185,6 +163,18 @@ class Archive:
     def _all(self, sql: str, *values: Any) -> list[Any]:
         with errors_in_words(self._path):
             return self._connection.execute(sql, values).fetchall()
+
+    def _events(self, sql: str, *values: Any) -> list[LoggedEvent]:
+        with errors_in_words(self._path):
+            return [self._messages.event(row) for row in self._connection.execute(sql, values).fetchall()]
+
+    def _last_observed(self, column: Literal["boot", "wearable"]) -> dict[Any, Instant]:
+        """The moment of the newest observation of each."""
+        # beside max() the others are of the row that has it (sqlite.org/lang_select.html, "bare columns")
+        newest = BLOCKS.replace("j.row", "max(j.row)", 1)
+        with errors_in_words(self._path):
+            rows = self._connection.execute(f"SELECT j.{column}, {newest} GROUP BY j.{column}").fetchall()
+            return {name: observations(block_of(row))[-1].at for name, *row in rows}
 
 
 def _connected(path: Path, following: bool) -> sqlite3.Connection:

@@ -4,6 +4,10 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from gateway.clock import Instant
+from gateway.store.blocks import Block, blocks
+from gateway.store.bounds import ROW_BYTES, Content
+from gateway.store.latest import given, put
+from gateway.store.messages import Packer, StoredEvent, dictionary_id
 from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, LoggedEvent, Parked
 
 ROW_OVERHEAD_BYTES = 200
@@ -25,11 +29,19 @@ class Batch:
     connecting: dict[str, bool] = field(default_factory=dict)
     trim: Instant | None = None
     bytes: int = 0
+    packed: "Packed | None" = None
+    """Once it is about to be written."""
 
     def __bool__(self) -> bool:
         """Whether there is something to commit; trimming is done behind the commit."""
         results = self.journal or self.events or self.progress or self.snapshots
         return bool(results or self.cursors or self.parked or self.connecting or self.trim)
+
+    def pack(self, packer: Packer) -> "Packed":
+        """Once: a commit that is tried again writes the same."""
+        if self.packed is None:
+            self.packed = Packed(blocks(self.journal), *packer.pack(self.events))
+        return self.packed
 
     def add_row(self, row: JournalRow) -> None:
         self.journal.append(row)
@@ -49,6 +61,21 @@ class Batch:
             self.snapshots[derived.wearable] = derived.snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """How a batch's observations and events are stored. dictionaries: that are new, by the place of the first event
+    that needs it."""
+
+    journal: list[Block]
+    events: list[StoredEvent]
+    dictionaries: dict[int, bytes]
+
+    def bytes(self, content: Content) -> int:
+        """On the disk, about."""
+        rows = self.journal if content == "journal" else self.events
+        return sum(len(row.payload) + ROW_BYTES[content] for row in rows)
+
+
 def boot_number(connection: sqlite3.Connection, boot_id: str) -> int:
     connection.execute("INSERT OR IGNORE INTO boot (id) VALUES (?)", (boot_id,))
     return int(connection.execute("SELECT boot FROM boot WHERE id = ?", (boot_id,)).fetchone()[0])
@@ -60,58 +87,53 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> int:
     Raises sqlite3.Error; then nothing of it is there. Safe to repeat: where an error hid a commit that went through,
     its first number, of a row or an event, has been given.
     """
+    packed = batch.pack(Packer.of(connection)) if batch.packed is None else batch.packed
     boots = {row.at.boot_id for row in batch.journal} | {event.boot_id for event in batch.events}
     boots |= {checkpoint.at.boot_id for kept in batch.checkpoints.values() for checkpoint in kept}
+    highest = last_seq + len(batch.events)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _is_there(connection, batch, last_seq):
             connection.execute("ROLLBACK")
-            return last_seq + len(batch.events)
+            return highest
         numbers = {boot_id: boot_number(connection, boot_id) for boot_id in boots}
         connection.executemany(
-            "INSERT INTO journal (row, wearable, kind, payload, boot, mono_ns, utc_ns, utc_synced) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO journal (row, wearable, kind, payload, boot, mono_ns, utc_ns, utc_synced, count) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
-                    r.row,
-                    r.wearable,
-                    r.kind,
-                    r.payload,
-                    numbers[r.at.boot_id],
-                    r.at.mono_ns,
-                    r.at.utc_ns,
-                    r.at.utc_synced,
+                    b.row,
+                    b.wearable,
+                    b.kind,
+                    b.payload,
+                    numbers[b.at.boot_id],
+                    b.at.mono_ns,
+                    b.at.utc_ns,
+                    b.at.utc_synced,
+                    b.count,
                 )
-                for r in batch.journal
+                for b in packed.journal
             ),
+        )
+        connection.executemany(
+            "INSERT INTO dictionary (since, id, content) VALUES (?, ?, ?)",
+            ((last_seq + 1 + place, dictionary_id(text), text) for place, text in packed.dictionaries.items()),
         )
         connection.executemany(
             "INSERT INTO event (seq, kind, wearable, source, id, topic, payload, created_ns, boot, retain) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (
-                    seq,
-                    e.kind,
-                    e.wearable,
-                    e.source,
-                    e.id,
-                    e.topic,
-                    e.payload,
-                    e.created_ns,
-                    numbers[e.boot_id],
-                    e.retain,
-                )
-                for seq, e in enumerate(batch.events, last_seq + 1)
+                (seq, e.kind, e.wearable, *stored, e.created_ns, numbers[e.boot_id], e.retain)
+                for seq, (e, stored) in enumerate(zip(batch.events, packed.events, strict=True), last_seq + 1)
             ),
         )
-        connection.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?)", batch.progress.items())
+        put(connection, "progress", batch.progress.items())
+        put(connection, "cursor", ((c.destination, c.text()) for c in batch.cursors.values()))
+        highest_given = {"journal": batch.journal[-1].row} if batch.journal else {}
+        put(connection, "given", (highest_given | ({"event": highest} if batch.events else {})).items())
         connection.executemany(
             "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?)",
             ((wearable, *snapshot) for wearable, snapshot in batch.snapshots.items()),
-        )
-        connection.executemany(
-            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
-            ((c.destination, c.position, c.beyond_text()) for c in batch.cursors.values()),
         )
         for destination, kept in batch.checkpoints.items():
             connection.execute("DELETE FROM checkpoint WHERE destination = ?", (destination,))
@@ -141,11 +163,10 @@ def write(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> int:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return last_seq + len(batch.events)
+    return highest
 
 
 def _is_there(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> bool:
-    given = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
     if batch.journal:
-        return int(given.get("journal", 0)) >= batch.journal[0].row
-    return bool(batch.events) and int(given.get("event", 0)) > last_seq
+        return given(connection, "journal") >= batch.journal[0].row
+    return bool(batch.events) and given(connection, "event") > last_seq

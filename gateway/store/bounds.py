@@ -8,7 +8,7 @@ from gateway.store.settings import StoreSettings
 Content = Literal["journal", "event"]
 """The two tables that grow."""
 CONTENTS: tuple[Content, Content] = ("journal", "event")
-ROW_BYTES = {"journal": 50, "event": 130}
+ROW_BYTES = {"journal": 50, "event": 50}
 """What a row takes on the disk beside its payload, about: its columns, its share of half-filled pages."""
 LIVE_BEYOND = 1.05
 """With stop_backlog: live observations are taken up to so far above the bound."""

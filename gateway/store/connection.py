@@ -49,7 +49,8 @@ def errors_in_words(path: Path) -> Iterator[None]:
         if is_damage(error):
             suspect(path)
         raise StoreCorrupt(path, error) from error
-    except (TypeError, ValueError) as error:  # what was read is not what was written: SQLite has no checksums
+    except (TypeError, ValueError) as error:  # what was read is not what was written
+        suspect(path)
         raise StoreCorrupt(path, f"its content makes no sense ({error})") from error
 
 

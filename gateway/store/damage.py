@@ -12,38 +12,74 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.clock import Instant
+from gateway.store.blocks import Block, observations
+from gateway.store.bounds import CONTENTS, Content
 from gateway.store.connection import connect, is_damage, suspected
+from gateway.store.journal import BLOCKS, block_of
+from gateway.store.latest import cursors, given, put
+from gateway.store.messages import COLUMNS, Messages, dictionary_id
+from gateway.store.rows import Cursor
 
 log = logging.getLogger(__name__)
 
 BESIDE = ("", "-wal", "-shm")
+PACKED_SINCE = 4
+"""Version of the schema."""
 ROWS_A_READ = 256
 PROBES_MAX = 200_000
 """Reads that fail before the rest of a table is given up: some minutes on a Raspberry Pi."""
 ROW_NUMBERS_SKIPPED = 1_000_000
 """After a loss of the newest rows: they may have been given numbers that stand in the ids of published states."""
 
-NUMBERED = {"boot": "boot", "journal": "row", "event": "seq", "acknowledged": "position", "logged": "position"}
+NUMBERED = {
+    "boot": "boot",
+    "dictionary": "since",  # before the events that need it
+    "journal": "row",
+    "event": "seq",
+    "acknowledged": "position",
+    "logged": "position",
+}
 """Tables by their number, which is SQLite's rowid."""
-NAMED = (
-    "progress", "snapshot", "cursor", "checkpoint", "parked", "retaken", "connecting", "usage", "dropped", "daemon",
-)  # fmt: skip
+COPIES = {"dictionary": ("dictionary", "dictionary_copy")}
+"""Tables of which there is more than one."""
+NAMED = ("latest", "snapshot", "checkpoint", "parked", "retaken", "connecting", "usage", "dropped", "daemon")
 """Small ones, read as a whole or row by row until it fails."""
+_BEFORE_4 = (
+    "SELECT 'progress', wearable, progress FROM progress",
+    "SELECT 'cursor', destination, trim(position || ' ' || beyond) FROM cursor",
+)
+"""What `latest` was before version 4."""
 
 
 def looks_whole(path: Path) -> bool:
-    """Reads all of it (PRAGMA quick_check): some 10 s a GB on a card."""
+    """Reads all of it (PRAGMA quick_check), and whether observations and events are what was written."""
     try:
         with closing(connect(path, read_only=False)) as connection:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                return False
+            if connection.execute("PRAGMA user_version").fetchone()[0] >= PACKED_SINCE:
+                _read_all(connection)
+            return True
+    except ValueError:
+        return False
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             return False
         raise
+
+
+def _read_all(connection: sqlite3.Connection) -> None:
+    """Raises ValueError at the first that is damaged."""
+    for row in connection.execute(f"SELECT {BLOCKS}"):
+        observations(block_of(row))
+    messages = Messages(connection)
+    for row in connection.execute(f"SELECT {COLUMNS}"):
+        messages.event(row)
 
 
 def is_cut_off(path: Path) -> bool:
@@ -131,18 +167,17 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> Salvaged:
 
 def _take_over(source: sqlite3.Connection, into: sqlite3.Connection, found: Salvaged) -> None:
     into.execute("BEGIN IMMEDIATE")
-    given = {table: _given(source, table) for table in ("journal", "event")}
-    for table, key in NUMBERED.items():
-        _take(into, table, _numbered(source, table, key, given.get(table), found), found)
+    numbers = {content: _given(source, content) for content in CONTENTS}
     for table in NAMED:
-        _take(into, table, _named(source, table, found), found)
-    passed = {"journal": 0, "event": into.execute("SELECT coalesce(max(position), 0) FROM cursor").fetchone()[0]}
-    for table in ("journal", "event"):
-        there = into.execute(f"SELECT coalesce(max({NUMBERED[table]}), 0) FROM {table}").fetchone()[0]
-        highest = max(given[table], passed[table], there)
-        skipped = ROW_NUMBERS_SKIPPED if table == "journal" else 0
-        into.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
-        into.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, highest + skipped))
+        _take(into, table, _named(source, table, into, found), found)
+    for table, key in NUMBERED.items():
+        for one in filter(partial(_is_there, source), COPIES.get(table, (table,))):
+            _take(into, table, _numbered(source, one, key, into, numbers, found), found)
+    passed = {"journal": 0, "event": max((cursor.position for cursor in cursors(into).values()), default=0)}
+    for content in CONTENTS:
+        there = into.execute(f"SELECT coalesce(max({NUMBERED[content]}), 0) FROM {content}").fetchone()[0]
+        highest = max(numbers[content], passed[content], there)
+        put(into, "given", [(content, highest + (ROW_NUMBERS_SKIPPED if content == "journal" else 0))])
     # a boot that is lost still tells its rows apart from those of others
     into.execute(
         "INSERT OR IGNORE INTO boot SELECT DISTINCT boot, 'lost-' || boot FROM "
@@ -157,11 +192,11 @@ def _take(into: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]],
     if table == "daemon":
         into.execute("DELETE FROM daemon")
     taken = 0
+    messages = Messages(into)
     for row in rows:
         try:
             _check(row, columns)
-            if table == "event":
-                _check_event(dict(zip((name for name, _ in columns), row, strict=True)))
+            _check_content(table, dict(zip((name for name, _ in columns), row, strict=True)), messages)
             taken += into.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})", row
             ).rowcount
@@ -174,7 +209,7 @@ def _take(into: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]],
 
 def _check(row: tuple[Any, ...], columns: list[tuple[str, str]]) -> None:
     """SQLite has no checksums: a type that no writer of ours gave is damage. Raises ValueError."""
-    kinds = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
+    kinds: dict[str, Any] = {"INTEGER": int, "TEXT": str, "BLOB": bytes, "": (int, str, bytes)}
     if len(row) != len(columns) or not all(
         isinstance(value, kinds[kind]) or (value is None and name == "wearable")
         for value, (name, kind) in zip(row, columns, strict=True)
@@ -182,20 +217,52 @@ def _check(row: tuple[Any, ...], columns: list[tuple[str, str]]) -> None:
         raise ValueError
 
 
-def _check_event(event: dict[str, Any]) -> None:
-    """Whether its payload is a whole message, and that of this event. Raises ValueError."""
-    said = json.loads(event["payload"])
-    if not isinstance(said, dict) or said.get("id") != event["id"]:
+def _check_content(table: str, row: dict[str, Any], messages: Messages) -> None:
+    """Observations must be whole, an event's payload a whole message and its own. Raises ValueError."""
+    if table == "journal":
+        nowhen = Instant("", row["mono_ns"], row["utc_ns"], False)
+        observations(Block(row["row"], row["wearable"], row["kind"], row["payload"], nowhen, row["count"]))
+    elif table == "event":
+        identity, payload = row["id"], row["payload"]
+        if not row["topic"]:
+            *_, identity, payload = messages.unpacked(payload)
+        said = json.loads(payload)
+        if not isinstance(said, dict) or said.get("id") != identity:
+            raise ValueError
+    elif table == "dictionary" and dictionary_id(row["content"]) != row["id"]:
         raise ValueError
+    elif table == "latest" and row["kind"] == "cursor":
+        Cursor.of(row["name"], row["value"])
 
 
-def _given(source: sqlite3.Connection, table: str) -> int:
+def _given(source: sqlite3.Connection, content: Content) -> int:
     """The highest number ever given, as far as that can be read."""
-    with suppress(sqlite3.Error):
-        row = source.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-        if row and isinstance(row[0], int):
-            return int(row[0])
+    for known in (
+        "SELECT value FROM latest WHERE kind = 'given' AND name = ?",
+        "SELECT seq FROM sqlite_sequence WHERE name = ?",  # before version 4
+    ):
+        with suppress(sqlite3.Error):
+            row = source.execute(known, (content,)).fetchone()
+            if row and isinstance(row[0], int):
+                return int(row[0])
     return 0
+
+
+def _is_there(source: sqlite3.Connection, table: str) -> bool:
+    """Not in an older one, perhaps."""
+    with suppress(sqlite3.Error):
+        return source.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
+    return True
+
+
+def _columns(source: sqlite3.Connection, table: str, into: sqlite3.Connection) -> str:
+    """Of the new table, as an older one has them."""
+    with suppress(sqlite3.Error):
+        there = {name for _, name, *_ in source.execute(f"PRAGMA table_info({table})")}
+        columns = into.execute(f"PRAGMA table_info({table})").fetchall()
+        if there:
+            return ", ".join(name if name in there else str(default) for _, name, _, _, default, _ in columns)
+    return "*"
 
 
 def _ends(source: sqlite3.Connection, table: str, key: str, given: int | None) -> tuple[int, int]:
@@ -211,16 +278,22 @@ def _ends(source: sqlite3.Connection, table: str, key: str, given: int | None) -
 
 
 def _numbered(
-    source: sqlite3.Connection, table: str, key: str, given: int | None, found: Salvaged
+    source: sqlite3.Connection,
+    table: str,
+    key: str,
+    into: sqlite3.Connection,
+    numbers: dict[Content, int],
+    found: Salvaged,
 ) -> Iterator[tuple[Any, ...]]:
-    first, last = _ends(source, table, key, given)
+    first, last = _ends(source, table, key, numbers["journal" if table == "journal" else "event"])
+    columns = _columns(source, table, into)
     probes = 0
     spans = [(low, min(low + ROWS_A_READ - 1, last)) for low in range(first, last + 1, ROWS_A_READ)][::-1]
     while spans:
         low, high = spans.pop()
         try:
             rows = source.execute(
-                f"SELECT * FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key}", (low, high)
+                f"SELECT {columns} FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key}", (low, high)
             ).fetchall()
         except sqlite3.Error:
             found.incomplete.add(table)
@@ -234,13 +307,19 @@ def _numbered(
         yield from rows
 
 
-def _named(source: sqlite3.Connection, table: str, found: Salvaged) -> Iterator[tuple[Any, ...]]:
+def _named(
+    source: sqlite3.Connection, table: str, into: sqlite3.Connection, found: Salvaged
+) -> Iterator[tuple[Any, ...]]:
     try:
-        yield from source.execute(f"SELECT * FROM {table}")
+        if _is_there(source, table):
+            yield from source.execute(f"SELECT {_columns(source, table, into)} FROM {table}")
+        elif table == "latest":
+            for older in _BEFORE_4:
+                yield from source.execute(older)
     except sqlite3.Error:
         found.incomplete.add(table)
 
 
 def skip_row_numbers(connection: sqlite3.Connection) -> None:
     """After a loss of the newest rows."""
-    connection.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'journal'", (ROW_NUMBERS_SKIPPED,))
+    put(connection, "given", [("journal", given(connection, "journal") + ROW_NUMBERS_SKIPPED)])

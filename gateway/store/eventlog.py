@@ -8,12 +8,9 @@ from typing import Any
 
 from gateway.clock import Instant
 from gateway.store.connection import connect, errors_in_words
+from gateway.store.latest import cursors, given
+from gateway.store.messages import COLUMNS, Messages
 from gateway.store.rows import Checkpoint, Cursor, LoggedEvent
-
-COLUMNS = (
-    "e.kind, e.wearable, e.source, e.id, e.topic, e.payload, e.created_ns, b.id, e.retain, e.seq "
-    "FROM event e JOIN boot b USING (boot)"
-)
 
 
 class EventLog:
@@ -24,17 +21,17 @@ class EventLog:
         self._lock = threading.Lock()
         with errors_in_words(path):
             self._connection = connect(path, read_only=True)
+        self._messages = Messages(self._connection)
 
     def after(self, seq: int, limit: int) -> list[LoggedEvent]:
         """The events that follow seq, in their order, at most `limit`."""
-        rows = self._all(f"SELECT {COLUMNS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", seq, limit)
-        return [event_of(row) for row in rows]
+        return self._events(f"SELECT {COLUMNS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", seq, limit)
 
     def of(self, seqs: Sequence[int]) -> list[LoggedEvent]:
         """The events with these numbers, as far as they are still there, in their order."""
         found: list[LoggedEvent] = []
         for seq in sorted(seqs):
-            found += [event_of(row) for row in self._all(f"SELECT {COLUMNS} WHERE e.seq = ?", seq)]
+            found += self._events(f"SELECT {COLUMNS} WHERE e.seq = ?", seq)
         return found
 
     def between(
@@ -42,12 +39,12 @@ class EventLog:
     ) -> tuple[list[LoggedEvent], int]:
         """Of the next `rows` numbers behind seq the events that were made from since_ns to until_ns (exclusive; UTC as
         the clock said then), of this wearable or of all; and how far that has gone."""
-        found = self._all(
+        found = self._events(
             f"SELECT {COLUMNS} WHERE e.seq > ?1 AND e.seq <= ?1 + ?2 AND e.created_ns >= ?3 AND e.created_ns < ?4 "
             "AND (?5 IS NULL OR e.wearable = ?5) ORDER BY e.seq",
             *(seq, rows, since_ns, until_ns, wearable),
         )
-        return [event_of(row) for row in found], seq + rows
+        return found, seq + rows
 
     def first_seq(self) -> int:
         """Of what is still there; one past the highest ever given where nothing is."""
@@ -59,8 +56,8 @@ class EventLog:
 
     def last_seq(self) -> int:
         """The highest number ever given; 0 before the first."""
-        rows = self._all("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
-        return int(rows[0][0]) if rows else 0
+        with self._lock, errors_in_words(self._path):
+            return given(self._connection, "event")
 
     def checkpoints(self, destination: str) -> list[Checkpoint]:
         """The oldest first."""
@@ -107,14 +104,11 @@ class EventLog:
         with self._lock, errors_in_words(self._path):
             return self._connection.execute(sql, values).fetchall()
 
+    def _events(self, sql: str, *values: Any) -> list[LoggedEvent]:
+        with self._lock, errors_in_words(self._path):
+            return [self._messages.event(row) for row in self._connection.execute(sql, values).fetchall()]
+
 
 def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) -> Cursor | None:
     with errors_in_words(path):
-        row = connection.execute("SELECT position, beyond FROM cursor WHERE destination = ?", (destination,)).fetchone()
-        return row and Cursor.of(destination, int(row[0]), row[1])
-
-
-def event_of(row: Any) -> LoggedEvent:
-    """Of a row of COLUMNS."""
-    kind, wearable, source, identity, topic, payload, created_ns, boot_id, retain, seq = row
-    return LoggedEvent(kind, wearable, source, identity, topic, payload, created_ns, boot_id, bool(retain), seq)
+        return cursors(connection).get(destination)

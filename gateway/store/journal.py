@@ -7,10 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from gateway.clock import Instant
+from gateway.store.blocks import Block, observations
+from gateway.store.bounds import Content
 from gateway.store.connection import connect, errors_in_words
+from gateway.store.latest import given, latest
 from gateway.store.rows import JournalRow, StreamRecord
 
-_ROWS_A_READ = 500
+_BLOCKS_A_READ = 100
 
 
 class Journal:
@@ -28,23 +31,12 @@ class Journal:
 
     def after(self, wearable: str, row: int) -> Iterator[JournalRow]:
         """This wearable's rows behind `row`, in order; read piece by piece, so that a long journal needs no memory."""
-        while True:
-            with errors_in_words(self._path):
-                rows = self.connection.execute(
-                    "SELECT j.row, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced "
-                    "FROM journal j JOIN boot b USING (boot) "
-                    "WHERE j.row > ? AND j.wearable = ? ORDER BY j.row LIMIT ?",
-                    (row, wearable, _ROWS_A_READ),
-                ).fetchall()
-            for row, kind, payload, boot_id, mono_ns, utc_ns, synced in rows:
-                yield JournalRow(row, wearable, kind, payload, Instant(boot_id, mono_ns, utc_ns, bool(synced)))
-            if len(rows) < _ROWS_A_READ:
-                return
+        return read_observations(self.connection, self._path, wearable, row)
 
-    def last(self, table: str) -> int:
-        """The highest number ever given in a table that numbers its rows; 0 before the first."""
-        found = self._one("SELECT seq FROM sqlite_sequence WHERE name = ?", table)
-        return int(found[0]) if found else 0
+    def last(self, content: Content) -> int:
+        """The highest number ever given in it; 0 before the first."""
+        with errors_in_words(self._path):
+            return given(self.connection, content)
 
     def close(self) -> None:
         self.connection.close()
@@ -57,16 +49,40 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _one(self, sql: str, value: str) -> Any:
-        with errors_in_words(self._path):
-            return self.connection.execute(sql, (value,)).fetchone()
+
+BLOCKS = (
+    "j.row, j.wearable, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced, j.count "
+    "FROM journal j JOIN boot b USING (boot)"
+)
+
+
+def block_of(row: Any) -> Block:
+    """Of a row of BLOCKS."""
+    number, wearable, kind, payload, boot_id, mono_ns, utc_ns, synced, count = row
+    return Block(number, wearable, kind, payload, Instant(boot_id, mono_ns, utc_ns, bool(synced)), count)
+
+
+def read_observations(connection: sqlite3.Connection, path: Path, wearable: str, after: int) -> Iterator[JournalRow]:
+    """As Journal.after tells them."""
+    block = after
+    while True:
+        with errors_in_words(path):
+            rows = connection.execute(
+                f"SELECT {BLOCKS} WHERE j.row > ? AND j.wearable = ? ORDER BY j.row LIMIT ?",
+                (block, wearable, _BLOCKS_A_READ),
+            ).fetchall()
+            found = [observation for row in rows for observation in observations(block_of(row))]
+        yield from (observation for observation in found if observation.row > after)
+        if len(rows) < _BLOCKS_A_READ:
+            return
+        block = rows[-1][0]
 
 
 def read_stream(connection: sqlite3.Connection, wearable: str) -> StreamRecord | None:
     """As Journal.stream tells it. Raises sqlite3.Error."""
-    progress = connection.execute("SELECT progress FROM progress WHERE wearable = ?", (wearable,)).fetchone()
+    progress = latest(connection, "progress").get(wearable)
     snapshot = connection.execute("SELECT row, version, state FROM snapshot WHERE wearable = ?", (wearable,)).fetchone()
     if progress is None and snapshot is None:
         return None
     row, version, state = snapshot or (0, 0, b"")
-    return StreamRecord(wearable, row, version, state, progress[0] if progress else b"")
+    return StreamRecord(wearable, row, version, state, progress or b"")

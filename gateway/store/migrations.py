@@ -131,6 +131,41 @@ was refused and taken later, with the cursor's position then.
 """
 
 
+VERSION_4 = """
+CREATE TABLE latest (
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL,
+  value NOT NULL,
+  PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+INSERT INTO latest SELECT 'progress', wearable, progress FROM progress;
+INSERT INTO latest SELECT 'cursor', destination, trim(position || ' ' || beyond) FROM cursor;
+INSERT INTO latest SELECT 'given', name, seq FROM sqlite_sequence WHERE name IN ('journal', 'event');
+DELETE FROM sqlite_sequence;
+DROP TABLE progress;
+DROP TABLE cursor;
+CREATE TABLE dictionary (
+  since INTEGER PRIMARY KEY,
+  id INTEGER NOT NULL,
+  content BLOB NOT NULL
+);
+CREATE TABLE dictionary_copy (
+  since INTEGER PRIMARY KEY,
+  id INTEGER NOT NULL,
+  content BLOB NOT NULL
+);
+ALTER TABLE journal ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+UPDATE sqlite_master SET sql = replace(sql, ' AUTOINCREMENT', '') WHERE name IN ('journal', 'event');
+"""
+"""latest: what almost every commit changes, on one page in place of three; "given" is for AUTOINCREMENT, which keeps a
+page of its own. dictionary (since: the first event that needs it) and count: see messages.py and blocks.py.
+dictionary_copy: made later, elsewhere in the file, since many events need each. Rows of before stay as they are, so
+that a store of any size is brought up to date at once.
+
+The schema's text is changed in place: a table with AUTOINCREMENT is laid out as one without.
+"""
+
+
 def migrate(connection: sqlite3.Connection, application_id: int) -> None:
     """Brings a new or old database to the newest version."""
     from sqlite_utils import Database, Migrations
@@ -153,7 +188,16 @@ def migrate(connection: sqlite3.Connection, application_id: int) -> None:
         _execute(db, VERSION_3)
         db.conn.execute("PRAGMA user_version = 3")
 
-    migrations.apply(Database(connection))
+    @migrations()
+    def version_4(db: Any) -> None:
+        _execute(db, VERSION_4)
+        db.conn.execute("PRAGMA user_version = 4")
+
+    connection.execute("PRAGMA writable_schema = ON")  # nothing but version_4 writes there
+    try:
+        migrations.apply(Database(connection))
+    finally:
+        connection.execute("PRAGMA writable_schema = RESET")
 
 
 def _execute(db: Any, statements: str) -> None:

@@ -77,15 +77,19 @@ class Cursor:
     def beyond_count(self) -> int:
         return sum(last - first + 1 for first, last in self.beyond)
 
-    def beyond_text(self) -> str:
-        """As it is stored: "5 8-12"; numbers alone are how it once was."""
-        return " ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in self.beyond)
+    def text(self) -> str:
+        """As it is stored, position first: "3 5 8-12"."""
+        ranges = (f"{first}" if first == last else f"{first}-{last}" for first, last in self.beyond)
+        return " ".join((f"{self.position}", *ranges))
 
     @classmethod
-    def of(cls, destination: str, position: int, beyond: str) -> "Cursor":
-        """Raises ValueError where `beyond` is no such text."""
-        ranges = [tuple(map(int, part.split("-"))) for part in beyond.split()]
-        return cls(destination, position, tuple((first, last) for first, *_, last in ((*r, r[-1]) for r in ranges)))
+    def of(cls, destination: str, text: str) -> "Cursor":
+        """Raises ValueError where it is no such text."""
+        position, *beyond = text.split()
+        ranges = [tuple(map(int, part.split("-"))) for part in beyond]
+        return cls(
+            destination, int(position), tuple((first, last) for first, *_, last in ((*r, r[-1]) for r in ranges))
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from gateway.store.trimming import acknowledged_by_all
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x46444754
 """The letters FDGT in the header (https://www.sqlite.org/fileformat.html, 1.3.15), to know another program's file."""
 _RUNS = b"a writer is at work"

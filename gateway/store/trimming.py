@@ -15,6 +15,8 @@ from gateway.clock import Instant
 from gateway.store.age import age_s
 from gateway.store.batch import Batch, boot_number
 from gateway.store.bounds import CONTENTS, LIVE_BEYOND, ROW_BYTES, Content, Limit, limit_of
+from gateway.store.latest import cursors, given
+from gateway.store.messages import copy_dictionaries, drop_dictionaries
 from gateway.store.rows import Cursor, Dropped
 from gateway.store.settings import StoreSettings
 
@@ -27,7 +29,14 @@ BYTES_A_PASS = 2 * 1024 * 1024
 FREE_KEPT = 8
 """One part in so many of the file stays free for what comes next: giving a page back moves another one into it."""
 
-Tell = Callable[[Dropped], None]
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A row that is deleted. bytes: of its payload; count: of observations in it."""
+
+    key: int
+    bytes: int
+    count: int = 1
 
 
 @dataclass(slots=True)
@@ -67,8 +76,9 @@ class Trimmer:
 
     def added(self, batch: Batch) -> None:
         """It has been committed."""
-        self.usage["journal"] += sum(len(row.payload) + ROW_BYTES["journal"] for row in batch.journal)
-        self.usage["event"] += sum(len(event.payload) + ROW_BYTES["event"] for event in batch.events)
+        assert batch.packed is not None
+        for content in CONTENTS:
+            self.usage[content] += batch.packed.bytes(content)
 
     def over(self, content: Content) -> int:
         """Bytes above the bound, as it was at the last pass; 0 below."""
@@ -99,6 +109,7 @@ class Trimmer:
         try:
             self._measure()
             deleted = self._journal(connection, now) + self._events(connection, now)
+            copy_dictionaries(connection)
             self._remember(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -119,10 +130,9 @@ class Trimmer:
 
     def _remember(self, connection: sqlite3.Connection) -> None:
         for content in CONTENTS:
-            last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (content,)).fetchone()
             connection.execute(
                 "UPDATE usage SET up_to = ?, bytes = ? WHERE content = ?",
-                (last[0] if last else 0, self.usage[content], content),
+                (given(connection, content), self.usage[content], content),
             )
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
@@ -140,28 +150,28 @@ class Trimmer:
         covered = dict(connection.execute("SELECT wearable, row FROM snapshot").fetchall())
         rows = _journal_rows(connection, self.looked_at)
         crowded = self.over("journal") > 0
-        due: list[tuple[int, int]] = []
+        due: list[Going] = []
         dropped: list[Dropped] = []
         looked_at, ended = self.looked_at, len(rows) < ROWS_A_PASS
-        for row, wearable, at, size in rows:
+        for row, wearable, at, size, count in rows:
             age = age_s(at, now)
             if age < self.settings.journal_retention_s and not self.over("journal"):
                 ended = True
                 break
             looked_at = row
             if row <= covered.get(wearable, 0):
-                self.early += age < self.settings.journal_retention_s
+                self.early += count if age < self.settings.journal_retention_s else 0
             elif age >= self.settings.journal_age_max_s:
-                dropped.append(_observation(wearable, "age", at, size))
+                dropped.append(_observed(wearable, "age", at, size, count))
             else:
                 continue
-            self._goes("journal", row, size, due)
+            self._goes("journal", due, Going(row, size, count))
         if ended and not due and self.over("journal") and self.settings.when_full == "drop_oldest":
-            for row, wearable, at, size in _journal_rows(connection, 0):
+            for row, wearable, at, size, count in _journal_rows(connection, 0):
                 if not self.over("journal"):
                     break
-                dropped.append(_observation(wearable, self.limits["journal"].reason, at, size))
-                self._goes("journal", row, size, due)
+                dropped.append(_observed(wearable, self.limits["journal"].reason, at, size, count))
+                self._goes("journal", due, Going(row, size, count))
         self.looked_at = 0 if ended else looked_at
         self.more |= not ended or (crowded and bool(due) and self.over("journal") > 0)
         return _delete(connection, "journal", due, dropped)
@@ -182,17 +192,17 @@ class Trimmer:
         retaken = {
             seq for (seq,) in connection.execute(f"SELECT seq FROM retaken{served}", (*(names or ()),)).fetchall()
         }
-        going: list[tuple[int, int]] = []
+        going: list[Going] = []
         dropped: list[Dropped] = []
         for seq, _, _, _, size in _event_rows(connection, 0, acknowledged, refused | retaken):
             if seq > due and not self.over("event"):
                 break
             self.early += seq > due
-            self._goes("event", seq, size, going)
+            self._goes("event", going, Going(seq, size))
         forced = not going and self.over("event") > 0 and self.settings.when_full == "drop_oldest"
         if forced or expired:
             needed = self._still_needed(connection)
-            for seq, kind, wearable, created_ns, size in _event_rows(connection, 0, None, {seq for seq, _ in going}):
+            for seq, kind, wearable, created_ns, size in _event_rows(connection, 0, None, {one.key for one in going}):
                 if seq > expired and not (forced and self.over("event")):
                     break
                 if needed(seq) or seq in refused:
@@ -200,14 +210,17 @@ class Trimmer:
                     dropped.append(Dropped(kind, wearable, reason, 1, size, created_ns, created_ns))
                 elif not forced:
                     continue
-                self._goes("event", seq, size, going)
+                self._goes("event", going, Going(seq, size))
         self.more |= len(going) >= ROWS_A_PASS or (bool(going) and self.over("event") > 0)
         if dropped:
-            connection.executemany("DELETE FROM parked WHERE seq = ?", ((seq,) for seq, _ in going))
+            connection.executemany("DELETE FROM parked WHERE seq = ?", ((one.key,) for one in going))
         if len(going) < ROWS_A_PASS:
             connection.execute("DELETE FROM acknowledged WHERE position < ?", (due,))
             connection.execute("DELETE FROM logged WHERE position < ?", (expired,))
-        return _delete(connection, "event", going, dropped)
+        deleted = _delete(connection, "event", going, dropped)
+        if deleted:
+            drop_dictionaries(connection)
+        return deleted
 
     def _acknowledged_long_ago(self, connection: sqlite3.Connection, acknowledged: int, now: Instant) -> int:
         """The last event that every destination had acknowledged event_retention_s ago."""
@@ -217,33 +230,32 @@ class Trimmer:
 
     def _logged_long_ago(self, connection: sqlite3.Connection, now: Instant) -> int:
         """The last event that was in the log event_age_max_s ago; its own time may be that of a wrong clock."""
-        last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-        return _mark(connection, "logged", last[0] if last else 0, self.settings.event_age_max_s, now)
+        return _mark(connection, "logged", given(connection, "event"), self.settings.event_age_max_s, now)
 
     def _still_needed(self, connection: sqlite3.Connection) -> Callable[[int], bool]:
         """Whether some destination has not acknowledged an event."""
-        rows = connection.execute("SELECT destination, position, beyond FROM cursor").fetchall()
-        cursors = {name: Cursor.of(name, position, beyond) for name, position, beyond in rows}
-        served = cursors if self.destinations is None else self.destinations
-        states = [cursors.get(name) or Cursor(name, 0) for name in served] or [Cursor("", 0)]
+        known = cursors(connection)
+        served = known if self.destinations is None else self.destinations
+        states = [known.get(name) or Cursor(name, 0) for name in served] or [Cursor("", 0)]
         return lambda seq: not all(seq <= c.position or any(a <= seq <= b for a, b in c.beyond) for c in states)
 
-    def _goes(self, content: Content, key: int, size: int, going: list[tuple[int, int]]) -> None:
-        going.append((key, size))
-        self.usage[content] -= size + ROW_BYTES[content]
+    def _goes(self, content: Content, going: list[Going], one: Going) -> None:
+        going.append(one)
+        self.usage[content] -= one.bytes + ROW_BYTES[content]
 
 
 _KEY: dict[Content, str] = {"journal": "row", "event": "seq"}
 
 
-def _journal_rows(connection: sqlite3.Connection, after: int) -> list[tuple[int, str, Instant, int]]:
+def _journal_rows(connection: sqlite3.Connection, after: int) -> list[tuple[int, str, Instant, int, int]]:
     rows = connection.execute(
-        "SELECT j.row, j.wearable, b.id, j.mono_ns, j.utc_ns, j.utc_synced, length(j.payload) "
+        "SELECT j.row, j.wearable, b.id, j.mono_ns, j.utc_ns, j.utc_synced, length(j.payload), j.count "
         "FROM journal j JOIN boot b USING (boot) WHERE j.row > ? ORDER BY j.row LIMIT ?",
         (after, ROWS_A_PASS),
     ).fetchall()
     return [
-        (row, name, Instant(boot, mono, utc, bool(synced)), size) for row, name, boot, mono, utc, synced, size in rows
+        (row, name, Instant(boot, mono, utc, bool(synced)), size, count)
+        for row, name, boot, mono, utc, synced, size, count in rows
     ]
 
 
@@ -258,14 +270,12 @@ def _event_rows(
     return [row for row in rows if row[0] not in without][:ROWS_A_PASS]
 
 
-def _observation(wearable: str, reason: str, at: Instant, size: int) -> Dropped:
-    return Dropped("observation", wearable, reason, 1, size, at.utc_ns, at.utc_ns)
+def _observed(wearable: str, reason: str, at: Instant, size: int, count: int) -> Dropped:
+    return Dropped("observation", wearable, reason, count, size, at.utc_ns, at.utc_ns)
 
 
-def _delete(
-    connection: sqlite3.Connection, content: Content, going: list[tuple[int, int]], dropped: Iterable[Dropped]
-) -> int:
-    connection.executemany(f"DELETE FROM {content} WHERE {_KEY[content]} = ?", ((key,) for key, _ in going))
+def _delete(connection: sqlite3.Connection, content: Content, going: list[Going], dropped: Iterable[Dropped]) -> int:
+    connection.executemany(f"DELETE FROM {content} WHERE {_KEY[content]} = ?", ((one.key,) for one in going))
     sums: dict[tuple[str, str | None, str], Dropped] = {}
     for one in dropped:
         name = one.kind, one.wearable, one.reason
@@ -276,7 +286,7 @@ def _delete(
         "oldest_ns = min(oldest_ns, excluded.oldest_ns), newest_ns = max(newest_ns, excluded.newest_ns)",
         ((d.kind, d.wearable or "", d.reason, d.count, d.bytes, d.oldest_ns, d.newest_ns) for d in sums.values()),
     )
-    return len(going)
+    return sum(one.count for one in going)
 
 
 def _mark(connection: sqlite3.Connection, table: str, position: int, span_s: float, now: Instant) -> int:
@@ -299,9 +309,9 @@ def _mark(connection: sqlite3.Connection, table: str, position: int, span_s: flo
 
 def acknowledged_by_all(connection: sqlite3.Connection, destinations: Collection[str] | None) -> int:
     """Up to which event; destinations as for Trimmer."""
-    cursors = dict(connection.execute("SELECT destination, position FROM cursor").fetchall())
-    served = cursors if destinations is None else destinations
-    return min((cursors.get(destination, 0) for destination in served), default=0)
+    positions = {name: cursor.position for name, cursor in cursors(connection).items()}
+    served = positions if destinations is None else destinations
+    return min((positions.get(destination, 0) for destination in served), default=0)
 
 
 def settled_by_all(connection: sqlite3.Connection, destinations: Collection[str] | None) -> int:

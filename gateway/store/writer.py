@@ -18,6 +18,7 @@ from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, write
 from gateway.store.bounds import CONTENTS
 from gateway.store.connection import errors_in_words, is_damage, suspect
 from gateway.store.errors import StoreBounded, StoreFailed, StoreFull
+from gateway.store.messages import Packer
 from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped, JournalRow, Parked
 from gateway.store.store import Store
 from gateway.store.trimming import Trimmer, read_dropped
@@ -83,6 +84,7 @@ class Committer:
         self._row, self._seq = store.last_row(), store.last_seq()
         with errors_in_words(store.settings.path):
             self._trimmer = Trimmer.of(store.connection, store.settings, store.destinations)
+        self._packer = Packer.of(store.connection)
         self._trim_at: Instant | None = None
         self.fill = self._filled(read_dropped(store.connection))
         """As of the last commit."""
@@ -181,6 +183,7 @@ class Committer:
     def attempt(self, batch: Batch) -> bool:
         """Whether it is on the medium now; where it is not, the reason is reported."""
         try:
+            batch.pack(self._packer)
             last_seq = write(self._connection, batch, self._seq)
         except sqlite3.Error as error:
             self.counters.failures += 1

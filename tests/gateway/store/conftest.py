@@ -1,6 +1,8 @@
 """A store in a temporary folder, and submissions that tell where they stand in the order."""
 
 import asyncio
+import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
@@ -8,7 +10,11 @@ import pytest
 
 from gateway.clock import Instant
 from gateway.store import Committed, Store, StoreSettings, Writer
-from gateway.store.rows import LoggedEvent
+from gateway.store.archive import Archive
+from gateway.store.batch import Batch, Packed, write
+from gateway.store.blocks import blocks
+from gateway.store.messages import Packer
+from gateway.store.rows import JournalRow, LoggedEvent
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 
@@ -29,6 +35,30 @@ def event(number: int, *, wearable: str = "left", created_s: float = 0.0, payloa
         created_ns=int(created_s * 1e9),
         boot_id=BOOT,
     )
+
+
+def noise(number: int, count: int = 10_000) -> bytes:
+    """That no compression makes smaller."""
+    return random.Random(number).randbytes(count)
+
+
+def write_alone(connection: sqlite3.Connection, batch: Batch, last_seq: int) -> None:
+    """As a commit, but each observation has a row of its own, as if it had been committed alone."""
+    alone = [block for row in batch.journal for block in blocks([row])]
+    batch.packed = Packed(alone, *Packer.of(connection).pack(batch.events))
+    write(connection, batch, last_seq)
+
+
+def journalled(path: Path) -> list[JournalRow]:
+    """Of all wearables, in the order of their numbers."""
+    with Archive(path, following=True) as archive:
+        rows = [row for stored in archive.wearables() for row in archive.journal(stored.wearable)]
+    return sorted(rows, key=lambda row: row.row)
+
+
+def logged(path: Path) -> list[LoggedEvent]:
+    with Archive(path, following=True) as archive:
+        return list(archive.events())
 
 
 class Opened:

@@ -14,13 +14,14 @@ import pytest
 
 from gateway.store import Store, StoreSettings
 from gateway.store.batch import Batch, write
+from gateway.store.blocks import blocks
 from gateway.store.connection import PAGE_BYTES, suspected
 from gateway.store.damage import ROW_NUMBERS_SKIPPED
 from gateway.store.errors import StoreCorrupt, StoreFailed, StoreUnavailable
 from gateway.store.rows import Cursor, Derived, JournalRow, Parked
 from gateway.store.store import LOST_LOG
 from gateway.store.trimming import Trimmer
-from tests.gateway.store.conftest import Opened, at, event
+from tests.gateway.store.conftest import Opened, at, event, journalled, logged, noise, write_alone
 
 NOW = at(1_000_000, utc_s=1_800_000_000)
 ASIDE = "gateway.db.damaged-20270115T080000Z"
@@ -29,21 +30,26 @@ COUNT = 2000
 
 def said(number: int) -> bytes:
     """Longer than a page, every third of them."""
-    return json.dumps({"id": f"event-{number}", "data": f"{number} " * (400 if number % 3 == 0 else 60)}).encode()
+    return json.dumps({"id": f"event-{number}", "data": noise(number, 900 if number % 3 == 0 else 90).hex()}).encode()
+
+
+def observed(number: int) -> bytes:
+    return b"%d %s" % (number, noise(number, 100))
 
 
 def filled(settings: StoreSettings, *, count: int = COUNT) -> None:
     """Rows that can be told from one another, and one of everything else."""
     with Store.open(settings) as store:
         batch = Batch(
-            journal=[JournalRow(n, "left", "frame", b"%d" % n * 40, at(n)) for n in range(1, count + 1)],
+            journal=[JournalRow(n, "left", "frame", observed(n), at(n)) for n in range(1, count + 1)],
             events=[event(n, payload=said(n)) for n in range(1, count + 1)],
             progress={"left": b"progress"},
             snapshots={"left": (7, 3, b"state")},
             cursors={"broker": Cursor("broker", 9, ((11, 12),))},
             parked=[Parked("broker", 5, "Not authorized")],
         )
-        write(store.connection, batch, 0)
+        write_alone(store.connection, batch, 0)
+        Trimmer.of(store.connection, settings, None).trim(store.connection, at(0))
 
 
 def overwrite(path: Path, first: float, last: float, content: bytes = b"\xa5") -> None:
@@ -56,16 +62,15 @@ def overwrite(path: Path, first: float, last: float, content: bytes = b"\xa5") -
 
 def found(store: Store) -> tuple[set[int], set[int]]:
     """Numbers of the rows and events that are there with their own content."""
-    rows = store.connection.execute("SELECT row, payload FROM journal").fetchall()
-    events = store.connection.execute("SELECT seq, payload FROM event").fetchall()
-    assert all(payload == b"%d" % row * 40 for row, payload in rows)
-    assert all(payload == said(seq) for seq, payload in events)
-    return {row for row, _ in rows}, {seq for seq, _ in events}
+    rows, events = journalled(store.settings.path), logged(store.settings.path)
+    assert all(row.payload == observed(row.row) for row in rows)
+    assert all(e.payload == said(e.seq) for e in events)
+    return {row.row for row in rows}, {e.seq for e in events}
 
 
 def test_a_store_with_damaged_pages_goes_on_with_what_lies_on_both_sides_of_them(settings: StoreSettings) -> None:
     filled(settings)
-    overwrite(settings.path, 0.50, 0.60)
+    overwrite(settings.path, 0.6, 0.7)
     damaged = settings.path.read_bytes()
     suspected(settings.path).touch()  # as a reader that met the damage leaves it
     with Store.open(settings, mend=NOW) as store:
@@ -85,6 +90,64 @@ def test_a_store_with_damaged_pages_goes_on_with_what_lies_on_both_sides_of_them
     assert (settings.path.parent / ASIDE).read_bytes() == damaged
     with Store.open(settings, mend=NOW) as store:
         assert store.findings == ()
+
+
+def test_events_are_read_by_the_copy_of_their_dictionary_where_that_is_damaged(settings: StoreSettings) -> None:
+    filled(settings, count=20)
+    content = settings.path.read_bytes()
+    page = content.index(said(1)[:100]) // PAGE_BYTES  # the first message is the first dictionary
+    settings.path.write_bytes(content[: page * PAGE_BYTES] + b"\xa5" * PAGE_BYTES + content[(page + 1) * PAGE_BYTES :])
+    suspected(settings.path).touch()
+    with Store.open(settings, mend=NOW) as store:
+        assert found(store)[1] == set(range(1, 21))
+
+
+@pytest.mark.parametrize("content", ["journal", "event"])
+def test_a_bit_that_flips_within_a_row_costs_that_row_alone(settings: StoreSettings, content: str) -> None:
+    """SQLite has no checksums for its pages."""
+    filled(settings, count=20)
+    key = {"journal": "row", "event": "seq"}[content]
+    with contextlib.closing(sqlite3.connect(settings.path)) as connection:
+        (payload,) = connection.execute(f"SELECT payload FROM {content} WHERE {key} = 7").fetchone()
+    whole = settings.path.read_bytes()
+    at_ = whole.index(payload) + len(payload) // 2
+    settings.path.write_bytes(whole[:at_] + bytes((whole[at_] ^ 16,)) + whole[at_ + 1 :])
+    with Store.open(settings, mend=NOW) as store:
+        assert store.findings == ()  # nobody has read it yet
+        with pytest.raises(StoreCorrupt, match="makes no sense"):
+            found(store)
+        with pytest.raises(StoreCorrupt, match="the next start sets it aside"):
+            store.check_whole()
+    with Store.open(settings, mend=NOW) as store:
+        left = {"journal": found(store)[0], "event": found(store)[1]}
+        assert left[content] == set(range(1, 21)) - {7}
+        assert left["event" if content == "journal" else "journal"] == set(range(1, 21))
+        assert f"parts of {content} were not" in store.findings[0]
+
+
+def test_a_damaged_store_of_an_earlier_version_is_taken_over_into_a_new_one(settings: StoreSettings) -> None:
+    settings.path.parent.mkdir()
+    older = Path(__file__).parent / "databases" / "version_2.sql"
+    with contextlib.closing(sqlite3.connect(settings.path)) as connection:
+        connection.executescript(older.read_text())
+        connection.execute('UPDATE event SET payload = CAST(\'{"id": "e1"}\' AS BLOB)')
+        connection.commit()
+        page_bytes, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count"))
+    whole = settings.path.read_bytes()
+    assert len(whole) == page_bytes * pages
+    settings.path.write_bytes(whole + b"\xa5" * page_bytes)
+    with settings.path.open("r+b") as file:
+        file.seek(28)
+        file.write((pages + 1).to_bytes(4, "big"))  # a page that belongs to nothing
+    suspected(settings.path).touch()
+    with Store.open(settings, mend=NOW) as store:
+        assert store.findings[0].endswith("2 observations, 1 events, 1 snapshots were saved")
+        record = store.stream("left")
+        assert record is not None
+        assert record.progress == b"{}"
+        assert store.cursor("broker") == Cursor("broker", 1, ((3, 3),))
+        assert [row.payload for row in store.journal_after("left", 0)] == [b"\0", b"\1\2"]
+        assert (store.last_row(), store.last_seq()) == (2 + ROW_NUMBERS_SKIPPED, 1)
 
 
 def test_a_truncated_store_goes_on_with_what_is_left_of_it(settings: StoreSettings) -> None:
@@ -149,7 +212,8 @@ async def test_damage_that_the_writer_meets_ends_it_and_the_next_start_mends(set
     with Store.open(settings) as store:
         Trimmer.of(store.connection, settings, None).trim(store.connection, at(COUNT))  # what is there is known
     content = settings.path.read_bytes()
-    page = content.index(b"17" * 40) // PAGE_BYTES  # among the oldest rows
+    (among_the_oldest,) = blocks([JournalRow(17, "left", "frame", observed(17), at(17))])
+    page = content.index(among_the_oldest.payload) // PAGE_BYTES
     settings.path.write_bytes(content[: page * PAGE_BYTES] + b"\xa5" * PAGE_BYTES + content[(page + 1) * PAGE_BYTES :])
     opened = Opened(settings)
     opened.writer.trim(at(9e6))  # reads the oldest rows
@@ -195,7 +259,7 @@ async def test_a_log_that_is_gone_is_told_and_numbers_are_not_given_again(
 ) -> None:
     opened = Opened(settings)
     for number in range(1, 6):
-        opened.writer.journal("left", "frame", b"%d" % number * 40, at(number))
+        opened.writer.journal("left", "frame", observed(number), at(number))
     await opened.writer.flush()
     whole, without = crashed(settings, tmp_path / "whole"), crashed(settings, tmp_path / "without")
     await opened.close()
@@ -217,7 +281,7 @@ async def test_a_log_that_was_cut_off_leaves_what_was_committed_before_the_cut(
     opened = Opened(settings)
     sizes = []
     for number in range(1, 21):
-        opened.writer.journal("left", "frame", b"%d" % number * 40, at(number))
+        opened.writer.journal("left", "frame", observed(number), at(number))
         await opened.writer.flush()
         sizes.append((settings.path.parent / "gateway.db-wal").stat().st_size)
     for cut in (1, 7, 19):
@@ -248,14 +312,14 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 async def test_a_full_disk_stops_commits_and_nothing_is_lost_once_there_is_room(mounted: Path) -> None:
     opened = Opened(StoreSettings(path=mounted / "gateway.db", commit_interval_s=60))
-    opened.writer.journal("left", "frame", b"1" * 40, at(1))
+    opened.writer.journal("left", "frame", observed(1), at(1))
     await opened.writer.flush()
     filler = mounted / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     for number in range(2, 41):
-        opened.writer.journal("left", "frame", b"%d" % number * 40, at(number))
+        opened.writer.journal("left", "frame", observed(number), at(number))
         opened.writer.derived(Derived("left", (event(number - 1, payload=said(number - 1)),)))
     flushed = asyncio.ensure_future(opened.writer.flush())
     await opened.until(lambda: bool(opened.troubles))
@@ -274,7 +338,7 @@ async def test_a_disk_that_others_fill_has_the_oldest_dropped_before_it_is_full(
     settings = StoreSettings(path=mounted / "gateway.db", commit_interval_s=60, event_disk_share=0.25)
     opened = Opened(settings, ["broker"])
     for number in range(1, 201):
-        opened.writer.derived(Derived("left", (event(number, payload=bytes(10_000)),)))
+        opened.writer.derived(Derived("left", (event(number, payload=noise(number)),)))
         opened.writer.trim(at(number))
         await opened.writer.flush()
     assert opened.troubles == []
@@ -313,10 +377,10 @@ def turn_read_only(mounted: Path) -> None:
 
 async def test_a_file_system_that_turns_read_only_stops_commits_until_it_is_mended(card: Path) -> None:
     opened = Opened(StoreSettings(path=card / "gateway.db", commit_interval_s=60))
-    opened.writer.journal("left", "frame", b"1" * 40, at(1))
+    opened.writer.journal("left", "frame", observed(1), at(1))
     await opened.writer.flush()
     turn_read_only(card)
-    opened.writer.journal("left", "frame", b"2" * 40, at(2))
+    opened.writer.journal("left", "frame", observed(2), at(2))
     flushed = asyncio.ensure_future(opened.writer.flush())
     await opened.until(lambda: bool(opened.troubles))
     assert opened.troubles[0] in (
