@@ -16,8 +16,9 @@ import json
 import sqlite3
 import struct
 import sys
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 _FRAME_HEAD = struct.Struct("<BxBxxxHI")  # docs/reference-profile.md, "Frame": type, n, session, first index
 _GAP_FRAME = 2
+_BLOCK_HEAD = struct.Struct("<20xBI")  # of an observation: its kind and the length of its payload
 
 Window = tuple[str, str, int]
 """Wearable, 64-bit session as 16 hex digits, number."""
@@ -249,32 +251,62 @@ def read_received(lines: Iterable[str]) -> tuple[Received, ...]:
 def read_journal(database: sqlite3.Connection, sessions: dict[tuple[str, int], str]) -> dict[tuple[str, str], int]:
     """Samples that the gateway holds. sessions: the 64-bit session for a wearable and its low 16 bits."""
     spans: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for wearable, payload in database.execute("SELECT wearable, payload FROM journal WHERE kind = 'frame'"):
-        span = frame_span(payload)
+    for wearable, kind, payload in read_observations(database):
+        span = frame_span(payload) if kind == "frame" else None
         if span is not None:
             session16, first, end = span
             spans[wearable, sessions.get((wearable, session16), f"{session16:04x}")].append((first, end))
     return {key: samples_covered(parts) for key, parts in spans.items()}
 
 
-def _numbers_of(beyond: str) -> set[int]:
-    """Of events: "5 8-12"."""
-    ranges = [part.split("-") for part in beyond.split()]
+def read_observations(database: sqlite3.Connection) -> Iterator[tuple[str, str, bytes]]:
+    """(wearable, kind, payload) of each, out of blocks or rows (docs/storage.md, "How rows are stored")."""
+    for wearable, row_kind, payload, count in database.execute("SELECT wearable, kind, payload, count FROM journal"):
+        if row_kind:
+            yield wearable, row_kind, payload
+            continue
+        text = zlib.decompress(payload)
+        kinds, at = [], 1
+        for _ in range(text[0]):
+            kinds.append(text[at + 1 : at + 1 + text[at]].decode())
+            at += 1 + text[at]
+        heads = [_BLOCK_HEAD.unpack_from(text, at + n * _BLOCK_HEAD.size) for n in range(count)]
+        at += count * _BLOCK_HEAD.size
+        for kind, size in heads:
+            yield wearable, kinds[kind], text[at : at + size]
+            at += size
+
+
+def read_messages(database: sqlite3.Connection) -> Iterator[tuple[int, str, str, EventId, bytes]]:
+    """(number, kind, wearable, id, payload) of each event, in order (docs/storage.md, "How rows are stored")."""
+    dictionaries = {0: b"", **dict(database.execute("SELECT id, content FROM dictionary"))}
+    for seq, kind, wearable, source, name, topic, payload in database.execute(
+        "SELECT seq, kind, wearable, source, id, topic, payload FROM event ORDER BY seq"
+    ):
+        if not topic:
+            number = int.from_bytes(payload[2:6], "big") if payload[1] & 0x20 else 0  # FDICT of RFC 1950
+            inflation = zlib.decompressobj(zdict=dictionaries[number])
+            _, *names, payload = inflation.decompress(payload).split(b"\n", 3)
+            source, name = (text.decode() for text in names)
+        yield seq, kind, wearable, EventId(source, name), payload
+
+
+def _numbers_of(beyond: Iterable[str]) -> set[int]:
+    """Of events: 5, 8-12."""
+    ranges = [part.split("-") for part in beyond]
     return {seq for ends in ranges for seq in range(int(ends[0]), int(ends[-1]) + 1)}
 
 
 def read_committed(database: sqlite3.Connection) -> tuple[Committed, ...]:
     """The event log; acknowledged is what every destination's cursor has passed, but for what it refused."""
-    cursors = database.execute("SELECT position, beyond FROM cursor").fetchall()
-    passed = [(position, _numbers_of(beyond)) for position, beyond in cursors]
+    cursors = [text.split() for (text,) in database.execute("SELECT value FROM latest WHERE kind = 'cursor'")]
+    passed = [(int(position), _numbers_of(beyond)) for position, *beyond in cursors]
     refused = {seq for (seq,) in database.execute("SELECT seq FROM parked")}
     rows = []
-    for seq, kind, wearable, source, event_id, payload in database.execute(
-        "SELECT seq, kind, wearable, source, id, payload FROM event ORDER BY seq"
-    ):
+    for seq, kind, wearable, event_id, payload in read_messages(database):
         windows = windows_of(json.loads(payload), wearable) if kind == "prediction" else ()
         acknowledged = bool(passed) and all(seq <= position or seq in beyond for position, beyond in passed)
-        rows.append(Committed(EventId(source, event_id), kind, acknowledged and seq not in refused, windows))
+        rows.append(Committed(event_id, kind, acknowledged and seq not in refused, windows))
     return tuple(rows)
 
 

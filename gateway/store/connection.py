@@ -11,7 +11,7 @@ BUSY_TIMEOUT_MS = 5000
 """A checkpoint by the writer is the longest that a reader waits for; one takes well under a second."""
 WAL_BYTES_KEPT = 4 * 1024 * 1024
 """The write-ahead log's file is cut back to this after a checkpoint, which is due when it holds so much."""
-PAGE_BYTES = 1024
+PAGE_BYTES = 512
 """Of a new database. Each commit writes a few pages as a whole, most of them for a row or two."""
 
 

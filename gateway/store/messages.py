@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from gateway.store.rows import LoggedEvent
 
 DICTIONARY_BYTES_MAX = 4096
+LEARN_UP_TO_BYTES = DICTIONARY_BYTES_MAX // 2
+"""A longer one would leave no room for what is there, and resembles itself enough."""
 LEARN_ABOVE = 0.35
 """A message that takes more of its length than this is unlike the dictionary, and becomes part of the next."""
 LEARN_AFTER = 500
@@ -59,7 +61,8 @@ class Packer:
                 continue
             packed = _deflated(text, self.dictionary)
             self._since += 1
-            if (len(packed) > LEARN_ABOVE * len(text) and self._since >= LEARN_AFTER) or not self.dictionary:
+            unlike = len(packed) > LEARN_ABOVE * len(text) and self._since >= LEARN_AFTER
+            if (unlike or not self.dictionary) and len(text) <= LEARN_UP_TO_BYTES:
                 self.dictionary, self._since = (self.dictionary + text)[-DICTIONARY_BYTES_MAX:], 0
                 learnt[len(stored)] = self.dictionary
                 packed = _deflated(text, self.dictionary)
@@ -99,13 +102,7 @@ class Messages:
 
     def unpacked(self, packed: bytes) -> tuple[str, str, str, bytes]:
         """Topic, source, id and payload."""
-        number = int.from_bytes(packed[2:6], "big")
-        dictionary = self._dictionaries.get(number)
-        if dictionary is None:
-            row = self._connection.execute("SELECT content FROM dictionary WHERE id = ?", (number,)).fetchone()
-            if row is None:
-                raise ValueError("a message whose dictionary is not there")
-            dictionary = self._dictionaries[number] = bytes(row[0])
+        dictionary = self._dictionary(int.from_bytes(packed[2:6], "big")) if _names_one(packed) else b""
         try:
             inflation = zlib.decompressobj(zdict=dictionary)
             text = inflation.decompress(packed)
@@ -115,6 +112,15 @@ class Messages:
             raise ValueError("a message that is cut off")
         topic, source, identity, payload = text.split(b"\n", 3)
         return topic.decode(), source.decode(), identity.decode(), payload
+
+    def _dictionary(self, number: int) -> bytes:
+        dictionary = self._dictionaries.get(number)
+        if dictionary is None:
+            row = self._connection.execute("SELECT content FROM dictionary WHERE id = ?", (number,)).fetchone()
+            if row is None:
+                raise ValueError("a message whose dictionary is not there")
+            dictionary = self._dictionaries[number] = bytes(row[0])
+        return dictionary
 
 
 def dictionary_id(dictionary: bytes) -> int:
@@ -128,6 +134,11 @@ def _text(event: LoggedEvent) -> bytes | None:
     if event.retain or not event.topic or any("\n" in name for name in names):
         return None
     return b"\n".join((*(name.encode() for name in names), event.payload))
+
+
+def _names_one(packed: bytes) -> bool:
+    """FDICT of RFC 1950; not set where the dictionary is empty."""
+    return len(packed) > 1 and bool(packed[1] & 0x20)
 
 
 def _deflated(text: bytes, dictionary: bytes) -> bytes:

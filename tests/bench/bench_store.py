@@ -1,13 +1,14 @@
 """What the store writes to the medium, against what it is given; and how long a card lasts.
 
-    python tests/bench/bench_store.py [--hours 2] [--folder DIR]
+    python tests/bench/bench_store.py [--hours 2] [--folder DIR] [--recording FILE [FILE]]
 
 Real journal rows, predictions, states, drift events and snapshots of wearables of the reference profile (50 Hz, 19
 samples a frame, a window every 2 s), a broker that acknowledges all at once, and retentions short enough that as much
 is deleted as comes in. Time is simulated; commits fall where the default interval puts them. Two counts, both the
 kernel's own of this process (proc(5), /proc/PID/io): bytes that SQLite writes (wchar), and bytes in whole blocks of
 4 KiB that go to the medium (write_bytes), where a block that is written twice counts twice. FOLDER must lie on a disk:
-on a tmpfs nothing is written.
+on a tmpfs nothing is written. Frames are compressed, so that it matters what moves: a recording, or without one slow
+motion with noise of 30 steps of the sensor, far more than a sensor has.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from firmware_sim.encoding import Config, quantize
 from gateway.clock import Instant
 from gateway.monitoring.drift import DriftSettings
 from gateway.motion.samples import Float32
@@ -28,12 +31,14 @@ from gateway.motion.windows import WindowShape
 from gateway.pipeline import Pipeline
 from gateway.profiles.conversation import Kind
 from gateway.profiles.reference import ReferenceDecoder
+from gateway.recording import read_recording
 from gateway.store import Committed, Store, StoreSettings, Writer
 from gateway.store.rows import Cursor, Derived
 from gateway.stream.outcome import EventMaker, Model
 from gateway.stream.progress import Progress
 from gateway.stream.stream import Stream, StreamSettings
 
+Int16 = NDArray[np.int16]
 RATE_HZ, FRAME_SAMPLES = 50.0, 19
 LABELS = tuple(f"activity_{n:02}" for n in range(11))
 MODEL = Model("0" * 64, "mixed", LABELS, 200, 100, RATE_HZ)
@@ -68,7 +73,8 @@ class Cost:
 class Feed:
     """One wearable's frames, as they come."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, counts: Int16 | None = None) -> None:
+        self._counts = counts
         self.name = f"wearable-{number}"
         self._session = 0x1234_5678_9ABC_0000 + number
         self._rng = np.random.default_rng(number)
@@ -86,16 +92,21 @@ class Feed:
         ]
 
     def frames(self) -> Iterator[tuple[float, bytes]]:
-        """(seconds, payload) without end, of slow motion and a sensor's noise."""
+        """(seconds, payload) without end."""
         n = 0
         while True:
             first = n * FRAME_SAMPLES
             numbers = n & 0xFFFF, self._session & 0xFFFF, first, first * 655 & 0xFFFFFFFF
             head = struct.pack("<BBBBHHII", 0x10, 3, FRAME_SAMPLES, 1, *numbers)
-            motion = 2000 * np.sin(np.arange(first, first + FRAME_SAMPLES)[:, None] / 40 + np.arange(6))
-            values = (motion + self._rng.normal(0, 30, (FRAME_SAMPLES, 6))).astype("<i2")
+            values = self._values(np.arange(first, first + FRAME_SAMPLES)).astype("<i2")
             yield self._phase_s + (n + 1) * FRAME_SAMPLES / RATE_HZ, head + values.tobytes()
             n += 1
+
+    def _values(self, at: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Each wearable is at another place of the recording."""
+        if self._counts is not None:
+            return self._counts[(at + 7919 * number_of(self.name)) % len(self._counts)]
+        return 2000 * np.sin(at[:, None] / 40 + np.arange(6)) + self._rng.normal(0, 30, (len(at), 6))
 
 
 def number_of(name: str) -> int:
@@ -158,7 +169,7 @@ def pipeline(feed: Feed, counting: Counting) -> Pipeline:
     )
 
 
-async def measure(folder: Path, wearables: int, hours: float) -> Cost:
+async def measure(folder: Path, wearables: int, hours: float, counts: Int16 | None = None) -> Cost:
     settings = StoreSettings(
         path=folder / f"gateway-{wearables}.db", journal_retention_s=RETENTION_S, event_retention_s=RETENTION_S
     )
@@ -167,7 +178,7 @@ async def measure(folder: Path, wearables: int, hours: float) -> Cost:
         told: list[Committed] = []
         writer = Writer(store, asyncio.get_running_loop(), told.append)
         counting = Counting(writer)
-        feeds = [Feed(n) for n in range(wearables)]
+        feeds = [Feed(n, counts) for n in range(wearables)]
         paths = {feed.name: pipeline(feed, counting) for feed in feeds}
         boot = "11111111-2222-3333-4444-555555555555"
 
@@ -230,11 +241,14 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, help="on a disk; default: the system's folder for temporary files")
     parser.add_argument("--wearables", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--recording", type=Path, nargs="+", default=[], help="files as `gateway score` reads them")
     args = parser.parse_args()
     random.seed(1)
+    counts = quantize(read_recording(args.recording).on_grid(RATE_HZ).values, Config())[0] if args.recording else None
+    print("frames of a recording:" if args.recording else "frames of synthetic motion:")
     for wearables in args.wearables:
         with tempfile.TemporaryDirectory(prefix="fidget-bench-", dir=args.folder) as folder:
-            cost = asyncio.run(measure(Path(folder), wearables, args.hours))
+            cost = asyncio.run(measure(Path(folder), wearables, args.hours, counts))
         print("\n".join(report(cost)))
 
 

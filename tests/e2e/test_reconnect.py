@@ -9,9 +9,8 @@ import asyncio
 import math
 import random
 import re
-import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import pytest
 
 from gateway.demo.arrange import Broker
 from gateway.events import Prediction, decode
+from gateway.store.archive import Archive
+from gateway.store.journal import Journal
 from tests.e2e.path import POLL_S
 
 WEATHER = "loss=0.02, burst=0.001/8, fade=40/{depth}, latency=0.05, jitter=0.1"
@@ -78,15 +79,17 @@ class Frames:
     trimmed."""
 
     database: Path
+    wearables: Collection[str]
     came: dict[str, list[float]] = field(default_factory=dict)
-    _row: int = 0
+    _rows: dict[str, int] = field(default_factory=dict)
 
     def read(self) -> None:
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as store:
-            found = "SELECT row, wearable, mono_ns FROM journal WHERE kind = 'frame' AND row > ? ORDER BY row"
-            for row, wearable, mono_ns in store.execute(found, (self._row,)):
-                self.came.setdefault(wearable, []).append(mono_ns / 1e9)
-                self._row = row
+        with Journal(self.database) as journal:
+            for wearable in self.wearables:
+                for row in journal.after(wearable, self._rows.get(wearable, 0)):
+                    if row.kind == "frame":
+                        self.came.setdefault(wearable, []).append(row.at.mono_ns / 1e9)
+                    self._rows[wearable] = row.row
 
     async def follow(self) -> None:
         while True:
@@ -96,13 +99,14 @@ class Frames:
 
 def windows(database: Path) -> set[tuple[str, str, int]]:
     """(wearable, session, number) of each window that is answered."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as store:
-        rows = store.execute("SELECT wearable, payload FROM event WHERE kind = 'prediction'").fetchall()
+    with Archive(database) as archive:
+        rows = list(archive.events(kind="prediction"))
     found = set()
-    for wearable, payload in rows:
-        event = decode(bytes(payload))
+    for row in rows:
+        event = decode(row.payload)
         assert isinstance(event, Prediction)
-        found |= {(wearable, event.data.session, window.number) for window in event.data.windows}
+        assert row.wearable is not None
+        found |= {(row.wearable, event.data.session, window.number) for window in event.data.windows}
     return found
 
 
@@ -133,7 +137,7 @@ async def measure(path: Any, bundle: Path, wearables: int, duration_s: float, de
     await path.configure(nobody, bundle, radio={"wearables_max": wearables})
     await path.start_daemon()
     begins = await started_s(path)
-    journal = Frames(path.files.database)
+    journal = Frames(path.files.database, list(away))
     await path.until(lambda: path.status() is not None, 30, "the daemon has a store")
     following = asyncio.create_task(journal.follow())
     made = await path.sampling_over(duration_s + 60.0)

@@ -5,7 +5,6 @@ that hears it all would say.
 import asyncio
 import csv
 import itertools
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.store.archive import Archive
 from tests.e2e.path import Path_
 from tests.e2e.test_path import arrives_exactly, due_ids
 
@@ -143,8 +143,9 @@ async def handed_over(one: Path_, other: Path_) -> None:
 def holdings(gateway: Path_) -> list[tuple[int, int]]:
     """From when to when it took the wearable for connected, in ns of the clock that all processes share; of a gateway
     that was killed, to the last thing that it noted."""
-    with sqlite3.connect(f"file:{gateway.files.database}?mode=ro", uri=True) as store:
-        rows = store.execute("SELECT kind, mono_ns FROM journal ORDER BY row").fetchall()
+    with Archive(gateway.files.database) as archive:
+        (stored,) = archive.wearables()
+        rows = [(row.kind, row.at.mono_ns) for row in archive.journal(stored.wearable)]
     found: list[tuple[int, int]] = []
     began_ns, last_ns = None, 0
     for kind, mono_ns in rows:

@@ -106,9 +106,10 @@ async def test_commands_tell_what_was_received_and_what_was_sampled(path: Path_,
 
 def waiting_in(path: Path_) -> int:
     with contextlib.closing(sqlite3.connect(path.files.database)) as connection:
-        (cursor,) = connection.execute("SELECT position, beyond FROM cursor").fetchall()
-        ((behind,),) = connection.execute("SELECT count(*) FROM event WHERE seq > ?", cursor[:1]).fetchall()
-    return behind - len(cursor[1].split())
+        ((cursor,),) = connection.execute("SELECT value FROM latest WHERE kind = 'cursor'").fetchall()
+        position, *beyond = cursor.split()
+        ((behind,),) = connection.execute("SELECT count(*) FROM event WHERE seq > ?", (position,)).fetchall()
+    return behind - len(beyond)
 
 
 async def equals_score(path: Path_, bundle: Path, variant: str, name: str, rescored: list[Any]) -> None:

@@ -123,8 +123,8 @@ async def adds_up(on: OnVolatileDisk) -> None:
     """Every sample made is in the journal, every window due is answered once and has arrived."""
     guest = on.guest
     await all_arrives(guest)
-    waiting = "SELECT count(*) FROM event WHERE seq > (SELECT min(position) FROM cursor)"
-    count = f"sqlite3 -readonly {STATE}/gateway.db '{waiting}'"
+    position = "SELECT min(CAST(value AS INTEGER)) FROM latest WHERE kind = 'cursor'"
+    count = f'sqlite3 -readonly {STATE}/gateway.db "SELECT count(*) FROM event WHERE seq > ({position})"'
     await guest.until(f'test "$({count})" = 0', "the broker has acknowledged every event")
     await guest.shell(f"systemctl stop fidget-gateway && umount {STATE}")
     files = guest.path.files

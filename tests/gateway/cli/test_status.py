@@ -7,6 +7,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.clock import Instant
+from gateway.store.batch import Batch, write
 from gateway.store.rows import Cursor, JournalRow, Parked
 from gateway.store.store import Store
 from tests.gateway.cli.test_events import NOON_US, Place, timed
@@ -27,13 +28,7 @@ def says(place, capsys, *words):
 
 def acknowledge(place, cursor, *parked):
     with Store.open(place.settings) as store:
-        store.connection.execute(
-            "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
-            (cursor.destination, cursor.position, cursor.beyond_text()),
-        )
-        store.connection.executemany(
-            "INSERT INTO parked VALUES (?, ?, ?)", [(p.destination, p.seq, p.reason) for p in parked]
-        )
+        write(store.connection, Batch(cursors={cursor.destination: cursor}, parked=list(parked)), store.last_seq())
 
 
 def test_before_the_first_run_there_is_nothing(place, capsys):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clock import Instant
 from gateway.demo import account
 from gateway.demo.account import (
     Committed,
@@ -27,6 +28,9 @@ from gateway.demo.account import (
     truth_rows,
     windows_due,
 )
+from gateway.store import Store, StoreSettings
+from gateway.store.batch import Batch, write
+from gateway.store.rows import JournalRow, LoggedEvent
 
 LEFT, RIGHT = "00000000000000aa", "00000000000000bb"
 
@@ -241,18 +245,19 @@ def kept(tmp_path: Path) -> Path:
         for statement in TABLES:
             database.execute(statement)
         frames = [frame(int(LEFT, 16), first, 60) for first in (0, 60, 180, 120, 240, 60)]  # out of order, one twice
-        database.executemany("INSERT INTO journal VALUES ('left', 'frame', ?)", [(payload,) for payload in frames])
-        database.execute("INSERT INTO journal VALUES ('left', 'info', x'01')")
-        rows = [(n + 1, "prediction", "left", e["source"], e["id"], json.dumps(e)) for n, e in enumerate(events)]
-        database.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
-        database.execute("INSERT INTO cursor VALUES ('broker', 0, '1 2')")
+        database.executemany("INSERT INTO journal VALUES ('left', 'frame', ?, 1)", [(payload,) for payload in frames])
+        database.execute("INSERT INTO journal VALUES ('left', 'info', x'01', 1)")
+        rows = [(n + 1, "prediction", "left", e["source"], e["id"], "t", json.dumps(e)) for n, e in enumerate(events)]
+        database.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        database.execute("INSERT INTO latest VALUES ('cursor', 'broker', '0 1 2')")
     return tmp_path
 
 
 TABLES = (
-    "CREATE TABLE journal (wearable, kind, payload)",
-    "CREATE TABLE event (seq, kind, wearable, source, id, payload)",
-    "CREATE TABLE cursor (destination, position, beyond)",
+    "CREATE TABLE journal (wearable, kind, payload, count)",
+    "CREATE TABLE event (seq, kind, wearable, source, id, topic, payload)",
+    "CREATE TABLE latest (kind, name, value)",
+    "CREATE TABLE dictionary (since, id, content)",
     "CREATE TABLE parked (destination, seq, reason)",
 )
 
@@ -262,14 +267,34 @@ def test_a_kept_run_can_be_accounted_for_again(kept: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[-1] == "Every number adds up."
 
 
+def test_it_reads_what_the_gateways_store_has_packed(tmp_path: Path) -> None:
+    path, at = tmp_path / "gateway.db", Instant("boot", 1, 2, True)
+    rows = [JournalRow(n, ("left", "right")[n % 2], ("frame", "info")[n % 3 // 2], b"%d" % n, at) for n in range(1, 30)]
+    events = [
+        LoggedEvent(
+            kind, "left", f"source-{n}", f"id-{n}", "topic", b'{"n": %d}' % n, 0, "boot", retain=kind == "state"
+        )
+        for n in range(1, 10)
+        for kind in ("prediction", "state")
+    ]
+    with Store.open(StoreSettings(path=path)) as store:
+        write(store.connection, Batch(journal=rows, events=events), 0)
+    with closing(sqlite3.connect(path)) as database:
+        found = list(account.read_observations(database))
+        assert sorted(found) == sorted((row.wearable, row.kind, row.payload) for row in rows)
+        assert list(account.read_messages(database)) == [
+            (seq, e.kind, "left", account.EventId(e.source, e.id), e.payload) for seq, e in enumerate(events, 1)
+        ]
+
+
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
         ("DELETE FROM journal WHERE rowid = 3", "left: 300 samples made, 240 in the gateway's journal"),
         ("DELETE FROM event WHERE seq = 2", "due but not inferred: window 1 of left"),
-        ("UPDATE cursor SET beyond = '1'", f"not acknowledged by the broker: event {LEFT}-1-d"),
+        ("UPDATE latest SET value = '0 1'", f"not acknowledged by the broker: event {LEFT}-1-d"),
         ("INSERT INTO parked VALUES ('broker', 1, 'too large')", f"not acknowledged by the broker: event {LEFT}-0-d"),
-        ("DELETE FROM cursor", f"not acknowledged by the broker: event {LEFT}-0-d, event {LEFT}-1-d"),
+        ("DELETE FROM latest", f"not acknowledged by the broker: event {LEFT}-0-d, event {LEFT}-1-d"),
     ],
 )
 def test_a_doctored_database_is_found_out(

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from gateway.store import Committed, Committer, Store
 from gateway.store.batch import Batch, write
+from gateway.store.blocks import observations
+from gateway.store.journal import BLOCKS, block_of
+from gateway.store.messages import COLUMNS, Messages
 from gateway.store.writer import RETRY_MAX_S, RETRY_MIN_S
 from tests.sim.world import SECOND, Clockwork
 
@@ -162,18 +165,19 @@ def torn(rng: random.Random, old: bytes, new: bytes) -> bytes:
 
 
 def events_after(path: Path, seq: int) -> list[tuple[int, str, str, bytes]]:
-    """(seq, source, id, payload), past the code under test."""
+    """(seq, source, id, payload)."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            "SELECT seq, source, id, payload FROM event WHERE seq > ? ORDER BY seq", (seq,)
-        ).fetchall()
+        messages = Messages(connection)
+        rows = connection.execute(f"SELECT {COLUMNS} WHERE e.seq > ? ORDER BY e.seq", (seq,)).fetchall()
+        return [(e.seq, e.source, e.id, e.payload) for e in map(messages.event, rows)]
 
 
 def journal_after(path: Path, row: int) -> list[tuple[int, str, str, bytes, str, int, int, int]]:
     """(row, wearable, kind, payload, boot id, mono_ns, utc_ns, utc_synced)."""
     with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            "SELECT j.row, j.wearable, j.kind, j.payload, b.id, j.mono_ns, j.utc_ns, j.utc_synced "
-            "FROM journal j JOIN boot b USING (boot) WHERE j.row > ? ORDER BY j.row",
-            (row,),
-        ).fetchall()
+        rows = connection.execute(f"SELECT {BLOCKS} WHERE j.row > ?", (row,)).fetchall()
+    found = [one for block in rows for one in observations(block_of(block)) if one.row > row]
+    return [
+        (r.row, r.wearable, r.kind, r.payload, r.at.boot_id, r.at.mono_ns, r.at.utc_ns, int(r.at.utc_synced))
+        for r in sorted(found, key=lambda one: one.row)
+    ]
