@@ -105,9 +105,17 @@ def test_another_kind_of_message_is_learnt_in_time_and_what_resembles_nothing_co
     assert len(learnt) == 1
     assert len(stored[-1].payload) < 100
     assert len(packer.pack([event(1, payload=said(1))])[0][0].payload) < 60  # what came before is still in it
-    _, learnt = packer.pack([event(n, payload=noise(n)) for n in range(2 * LEARN_AFTER)])
+    _, learnt = packer.pack([event(n, payload=noise(n, 1900)) for n in range(2 * LEARN_AFTER)])
     assert len(learnt) == 2
-    assert all(len(dictionary) == DICTIONARY_BYTES_MAX for dictionary in learnt.values())
+    assert all(len(dictionary) <= DICTIONARY_BYTES_MAX for dictionary in learnt.values())
+    _, learnt = packer.pack([event(n, payload=noise(n)) for n in range(LEARN_AFTER + 1)])
+    assert learnt == {}, "a long one would leave no room for the others"
+
+
+def test_a_long_message_before_there_is_a_dictionary_comes_back(settings: StoreSettings) -> None:
+    with Store.open(settings) as store:
+        write(store.connection, Batch(events=[event(1, payload=noise(1)), event(2), event(3)]), 0)
+    assert [e.payload for e in logged(settings.path)] == [noise(1), b"event 2", b"event 3"]
 
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=40)
