@@ -11,6 +11,7 @@ write_bytes).
 
 import argparse
 import asyncio
+import functools
 import getpass
 import json
 import shutil
@@ -36,11 +37,25 @@ WIDE = 1000
 """The most that may be configured: the most memory."""
 HALF_WAY_S = 0.025
 ROUNDS = 3
-PAYLOAD = json.dumps({"data": "x" * 980}).encode()
-"""About what a prediction of one window has."""
+PAYLOADS_DIFFERENT = 1000
 TOPIC = "fidget/v1/bench/left/prediction"
 START_WITHIN_S = 20.0
 SAMPLE_S = 0.5
+
+
+@functools.cache
+def payloads() -> tuple[bytes, ...]:
+    """Predictions of one window, as they go on the wire."""
+    import numpy as np
+
+    from tests.gateway.test_coalescing import steady, wire_alone
+
+    rng = np.random.default_rng(1)
+    return tuple(wire_alone(steady(1, rng)) for _ in range(PAYLOADS_DIFFERENT))
+
+
+def payload(number: int) -> bytes:
+    return payloads()[number % PAYLOADS_DIFFERENT]
 
 
 def free_port() -> int:
@@ -144,7 +159,7 @@ def raw(port: int, count: int, window: int) -> tuple[float, float]:
             properties.ContentType = events.CONTENT_TYPE
             properties.PayloadFormatIndicator = 1
             properties.UserProperty = ("replayed", "true")
-            client.publish(TOPIC, PAYLOAD, qos=1, properties=properties)
+            client.publish(TOPIC, payload(sent), qos=1, properties=properties)
             sent += 1
         client.loop(0.1)
     rates = count / (time.perf_counter() - began_s), count / (time.process_time() - began_cpu_s)
@@ -160,7 +175,9 @@ def fill(path: Path, count: int) -> None:
         last = store.last_seq()
         for first in range(last, last + count, 10_000):
             rows = [
-                LoggedEvent("prediction", "left", "urn:l", f"5f3a9c0012d4e677-{n}", TOPIC, PAYLOAD, n * 10**9, "boot")
+                LoggedEvent(
+                    "prediction", "left", "urn:l", f"5f3a9c0012d4e677-{n}", TOPIC, payload(n), n * 10**9, "boot"
+                )
                 for n in range(first, min(first + 10_000, last + count))
             ]
             write(store.connection, Batch(events=rows), first)
@@ -237,7 +254,7 @@ async def _feed(publisher: Publisher, writer: Writer, delays: list[float]) -> No
     loop, number = asyncio.get_running_loop(), 0
     while True:
         name = f"live-{number}"
-        writer.derived(Derived(None, (LoggedEvent("state", None, "urn:b", name, "t/b", PAYLOAD, 0, "boot"),)))
+        writer.derived(Derived(None, (LoggedEvent("state", None, "urn:b", name, "t/b", payload(number), 0, "boot"),)))
         await writer.flush()
         await asyncio.sleep(0)
         seq, began_s = publisher._last_seq, loop.time()
@@ -283,7 +300,7 @@ def volume() -> None:
 
 
 def replay(folder: Path, port: int, count: int) -> None:
-    print(f"replay of {count} events of {len(PAYLOAD)} bytes, QoS 1, window {WINDOW}, in {ROUNDS} rounds:")
+    print(f"replay of {count} events of {len(payload(0))} bytes, QoS 1, window {WINDOW}, in {ROUNDS} rounds:")
     ours, theirs = list[dict[str, Any]](), list[tuple[float, float]]()
     part = count // ROUNDS
     for turn in range(ROUNDS):
