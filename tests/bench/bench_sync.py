@@ -29,7 +29,7 @@ from gateway import events
 from gateway.clock import Clock, Instant
 from gateway.store import Store, StoreSettings, Writer
 from gateway.store.batch import Batch, write
-from gateway.store.rows import LoggedEvent
+from gateway.store.rows import Checkpoint, Cursor, LoggedEvent
 from gateway.sync import Publisher, SyncSettings
 
 WINDOW = 100
@@ -223,6 +223,8 @@ async def publish(path: Path, port: int, window: int, live: bool) -> dict[str, A
         steady = [mb for share, mb in resident if share > 0.1] or [0.0]
         await publisher.stop(5.0)
         await running
+        # as half an hour later: the broker will not ask for any of it again
+        writer.cursor(Cursor("broker", last), [Checkpoint(last, Clock().now())])
         for later in range(2 if count >= 50_000 else 0):  # the first marks what is acknowledged
             now, left = Clock().now(), -1
             late = Instant(now.boot_id, now.mono_ns + later * 10**15, now.utc_ns, now.utc_synced)
