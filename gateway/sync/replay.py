@@ -92,5 +92,5 @@ class Request:
         self.under_way.clear()
 
     def settle(self) -> None:
-        if self.position >= self.end and not self.ahead and not self.under_way:
+        if self.position >= self.end and not self.ahead and not self.under_way and not self._anew:
             self.over.set()
