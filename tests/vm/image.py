@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.vm.boot import initrd, modules_in
 from tests.vm.machine import BOARDS, BOOT_S, EQUIPMENT, Machine
 
 ROOT = Path(__file__).parents[2]
@@ -54,15 +56,27 @@ ARM_PACKAGES = (*ARM_TOOLS.values(), "binfmt-support")
 PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
 """Debian's releases, and their Python."""
 INCLUDED = (
-    *("systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server"),
-    *("bluez", "rfkill", "python3-venv", "mosquitto", "mosquitto-clients", "sqlite3", "initramfs-tools", "zstd"),
+    *("systemd-sysv", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server", "bluez", "python3"),
 )
+BESIDE = ("systemd-timesyncd", "rfkill", "mosquitto", "mosquitto-clients", "sqlite3")
+"""What tests use that are run on this machine's architecture alone."""
 LEFT_OUT = (
     *("drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/net/ethernet", "drivers/infiniband"),
     *("drivers/staging", "drivers/scsi", "drivers/iio", "drivers/hwmon", "drivers/md", "drivers/nvme", "sound"),
     *("fs/btrfs", "fs/xfs", "fs/ocfs2", "fs/f2fs", "fs/bcachefs", "fs/nfs", "fs/nfsd", "fs/smb", "fs/ceph"),
 )
 """Of the kernel's modules: 200 MB that no guest needs."""
+EXCLUDED = (
+    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"),
+    *("/usr/lib/udev/hwdb.d/*", "/usr/lib/systemd/catalog/*"),
+)
+"""Of Debian's packages. The last two are compiled when they are installed: a minute, emulated."""
+COMPILES = "py_compile.py"
+"""What Debian compiles Python's own library with when that is installed: minutes, emulated."""
+NATIVE = "usr/local/native"
+"""In the guest's files while an emulated dpkg installs them: what it need not do emulated."""
+PIP = "pip>=24.2"
+"""In the guest. From this version on its check finds what is of another platform."""
 INSTALLED = ("gateway", "converter", "firmware_sim", "models", "systemd", "pyproject.toml", "constraints.txt")
 """Of this tree, what the guest's installation comes from."""
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -174,14 +188,19 @@ def _pins(needed: Sequence[str]) -> list[str]:
             found.add(name)
             with suppress(PackageNotFoundError):  # of another platform
                 wanted += [Requirement(text) for text in requires(name) or []]
-    pins = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    return [pin for pin in pins if pin and canonicalize_name(Requirement(pin).name) in found]
+    return [str(pin) for pin in pinned() if canonicalize_name(pin.name) in found]
+
+
+def pinned() -> list[Requirement]:
+    """What constraints.txt says."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
 
 
 def _digest(names: Sequence[str], *more: str) -> str:
     """Of these files of the tree and of the guest's own; not of the versions of Debian's packages, which are renewed by
     deleting the image."""
-    files = [Path(__file__), *GUEST.iterdir()]
+    files = [Path(__file__), Path(__file__).with_name("boot.py"), *GUEST.iterdir()]
     for name in names:
         there = ROOT / name
         files += [path for path in there.rglob("*") if path.is_file()] if there.is_dir() else [there]
@@ -193,49 +212,43 @@ def _digest(names: Sequence[str], *more: str) -> str:
 
 
 def _build_base(kind: Kind, needed: Sequence[str], folder: Path, step: Say) -> None:
-    """needed: of Python's packages."""
+    """needed: of Python's packages. Of another architecture than this machine's the guest's own programs run emulated,
+    ten times as slowly and more: then only Debian's packages are installed by them, and all else is done outside."""
+    python, root, libraries = PYTHONS[kind.release], folder / "root", folder / "libraries"
+    (folder / "sources").write_text(_sources(kind.release))
+    here = _run("dpkg", "--print-architecture").strip()
+    foreign = kind.architecture != here
+
     step("the wheels that the daemon needs")
-    libraries = folder / "libraries"
-    python = PYTHONS[kind.release]
-    platforms = [*(f"manylinux{version}_{MACHINES[kind.architecture]}" for version in MANYLINUX), "any"]
-    tags = ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
-    tags += ["--abi", "abi3", "--abi", "none", *(word for platform in platforms for word in ("--platform", platform))]
-    chosen = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--no-compile", "--target", libraries]
-    _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-input", *chosen, *tags, *needed)
-    with suppress(
-        CannotBuild, FileNotFoundError
-    ):  # without such a Python here the guest does it, slowly where emulated
-        _run(f"python{python}", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", libraries)
+    _unpack_wheels(kind, [*needed, PIP], libraries)
+
+    step("the kernel")
+    kernel = folder / "kernel"
+    _unpack_packages(kind, kind.architecture, [f"linux-image-{kind.architecture}", "busybox-static"], kernel)
+    runs_here = root
+    if foreign:
+        step("this machine's own Python of that release")
+        runs_here = folder / "native"
+        _unpack_packages(kind, here, ["base-files", f"python{python}", "kmod"], runs_here)
 
     step("Debian's packages")
-    root = folder / "root"
-    sources = folder / "sources"
-    sources.write_text(_sources(kind.release))
-    left_out = [f"/usr/lib/modules/*/kernel/{part}/*" for part in LEFT_OUT]
-    left_out += ["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"]
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
-    guest = " ".join(str(path) for path in sorted(GUEST.iterdir()))
-    hooks = [f"copy-in {folder / 'key.pub'} {libraries} /tmp", f"copy-in {guest} /usr/local/sbin"]
-    _run(
-        *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false"),
-        "--dpkgopt=force-unsafe-io",
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
-        f"--architecture={kind.architecture}",
-        f"--include={','.join([*INCLUDED, f'linux-image-{kind.architecture}'])}",
-        f"--essential-hook=copy-in {GUEST / 'initrd.sh'} /tmp",
-        '--essential-hook=chroot "$1" sh /tmp/initrd.sh',
-        *(f"--customize-hook={hook}" for hook in hooks),
-        '--customize-hook=chroot "$1" sh /usr/local/sbin/set_up.sh',
-        *(kind.release, str(root), str(sources)),
-    )
+    _bootstrap(kind, folder, foreign)
+
+    step("what is compiled once")
+    _place_wheels(libraries, root, runs_here, python)
+    _place_modules(modules_in(kernel), root, runs_here)
+    if foreign:
+        _place_library(root, runs_here, python)
 
     step("the disk")
-    for name in ("vmlinuz", "initrd"):
-        (boot,) = (root / "boot").glob(f"{name}*")
-        shutil.copy(boot, folder / name)
+    (vmlinuz,) = (kernel / "boot").glob("vmlinuz*")
+    shutil.copy(vmlinuz, folder / "vmlinuz")
+    (busybox,) = [found for found in (kernel / top / "busybox" for top in ("usr/bin", "bin")) if found.is_file()]
+    (folder / "initrd").write_bytes(initrd(modules_in(root), busybox))
     _run("mke2fs", "-q", "-t", "ext4", "-d", root, "-L", "root", "-O", DISK_LABEL_OPTIONS, folder / "base.img", DISK)
-    shutil.rmtree(root)
-    shutil.rmtree(libraries)
+    for used in {root, kernel, runs_here}:
+        shutil.rmtree(used)
     disk = folder / "disk.qcow2"
     _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", folder / "base.img", "-F", "raw", disk)
 
@@ -248,6 +261,120 @@ def _build_base(kind: Kind, needed: Sequence[str], folder: Path, step: Say) -> N
         machine.keep()
     finally:
         machine.cut_power()
+
+
+def _unpack_wheels(kind: Kind, packages: Sequence[str], folder: Path) -> None:
+    """Those for the guest's processor and Python, by this machine's pip, of the versions in constraints.txt."""
+    python = PYTHONS[kind.release]
+    platforms = [*(f"manylinux{version}_{MACHINES[kind.architecture]}" for version in MANYLINUX), "any"]
+    tags = ["--implementation", "cp", "--python-version", python, "--abi", f"cp{python.replace('.', '')}"]
+    tags += ["--abi", "abi3", "--abi", "none", *(word for platform in platforms for word in ("--platform", platform))]
+    chosen = ["--constraint", ROOT / "constraints.txt", "--only-binary", ":all:", "--no-compile", "--target", folder]
+    _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-input", *chosen, *tags, *packages)
+
+
+def _unpack_packages(kind: Kind, architecture: str, packages: Sequence[str], folder: Path) -> None:
+    """Debian's, with what they need, but not installed: none of their programs runs."""
+    words = ("mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--aptopt=APT::Install-Recommends false")
+    wanted = (f"--architecture={architecture}", f"--include={','.join(packages)}")
+    _run(*words, *wanted, kind.release, folder, folder.parent / "sources")
+
+
+def _bootstrap(kind: Kind, folder: Path, foreign: bool) -> None:
+    """The guest's files in folder / "root", but for kernel and wheels."""
+    python, included = PYTHONS[kind.release], [*INCLUDED, *(() if foreign else BESIDE)]
+    guest = " ".join(str(path) for path in sorted(GUEST.iterdir()))
+    excluded, hooks = [*EXCLUDED], ['--essential-hook=mkdir -p "$1/etc/ssh" && ssh-keygen -q -A -f "$1"']
+    if foreign:
+        library = f"usr/lib/python{python}"
+        excluded.append(f"/{library}/{COMPILES}")
+        native = standalone("dpkg-deb", folder / "standalone", f"/{NATIVE}")
+        found_first = '"$1/usr/local/sbin/dpkg-deb"'
+        hooks += [
+            '--extract-hook=mkdir -p "$1/usr/local/sbin"',
+            f'--extract-hook=cp -r {native} "$1/{NATIVE}" && ln -s /{NATIVE}/run {found_first}',
+            f'--essential-hook=mkdir -p "$1/{library}" && touch "$1/{library}/{COMPILES}"',
+            f'--customize-hook=rm -r "$1/{NATIVE}" {found_first}',
+        ]
+    hooks += [
+        f"--customize-hook=copy-in {folder / 'key.pub'} /tmp",
+        f"--customize-hook=copy-in {guest} /usr/local/sbin",
+    ]
+    _run(
+        *("mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--aptopt=APT::Install-Recommends false"),
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in excluded),
+        *(f"--architecture={kind.architecture}", f"--include={','.join(included)}", *hooks),
+        '--customize-hook=chroot "$1" sh /usr/local/sbin/set_up.sh',
+        *(kind.release, folder / "root", folder / "sources"),
+    )
+
+
+# runs_here: files like the guest's whose programs this machine runs, or the guest's own; by it things are compiled.
+
+
+def _place_wheels(libraries: Path, root: Path, runs_here: Path, python: str) -> None:
+    """Into the environment that set_up.sh has made."""
+    shutil.rmtree(libraries / "bin")
+    site = root / "opt" / "fidget-gateway" / "lib" / f"python{python}" / "site-packages"
+    staged = libraries.rename(runs_here / libraries.name)
+    _compile(runs_here, python, "-s", f"/{staged.name}", "-p", f"/{site.relative_to(root)}", f"/{staged.name}")
+    shutil.copytree(staged, site, dirs_exist_ok=True)
+    shutil.rmtree(staged)
+
+
+def _place_modules(modules: Path, root: Path, runs_here: Path) -> None:
+    """The kernel's, with their index."""
+    for part in LEFT_OUT:
+        shutil.rmtree(modules / "kernel" / part, ignore_errors=True)
+    there = Path("usr", "lib", "modules", modules.name)
+    shutil.copytree(modules, runs_here / there, symlinks=True)
+    _run("chroot", runs_here, "depmod", modules.name)
+    if runs_here != root:
+        shutil.copytree(runs_here / there, root / there, symlinks=True)
+
+
+def _place_library(root: Path, runs_here: Path, python: str) -> None:
+    """Python's own, as far as Debian would have compiled it in the guest."""
+    library = runs_here / "usr" / "lib" / f"python{python}"
+    _compile(runs_here, python, f"/{library.relative_to(runs_here)}")
+    shutil.copy(library / COMPILES, root / library.relative_to(runs_here))
+    for made in library.rglob("*.pyc"):
+        to = root / made.relative_to(runs_here)
+        if to.parent.parent.is_dir():
+            to.parent.mkdir(exist_ok=True)
+            shutil.copy(made, to)
+
+
+def _compile(runs_here: Path, python: str, *where: str) -> None:
+    """For ever: the guest's clock may be at any time."""
+    _run(
+        "chroot",
+        runs_here,
+        f"python{python}",
+        "-m",
+        "compileall",
+        "-q",
+        "--invalidation-mode",
+        "unchecked-hash",
+        *where,
+    )
+
+
+def standalone(program: str, folder: Path, at: str) -> Path:
+    """A folder with one of this machine's programs and what it is linked with; once that is copied to `at`, its `run`
+    runs it whatever is installed there."""
+    found = shutil.which(program, path=_path())
+    assert found is not None  # mmdebstrap needs it
+    folder.mkdir()
+    linked = re.findall(r"(/\S+) \(0x", _run("ldd", found))
+    for file in [found, *linked]:
+        shutil.copy(file, folder)
+    (loader,) = (Path(file).name for file in linked if Path(file).name.startswith("ld-"))
+    words = f"{at}/{loader} --argv0 {program} --library-path {at} {at}/{program}"
+    (folder / "run").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    (folder / "run").chmod(0o755)
+    return folder
 
 
 def _install(base: Image, folder: Path, step: Say) -> None:

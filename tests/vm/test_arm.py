@@ -1,13 +1,16 @@
-"""On arm64, with a Raspberry Pi 4's cores emulated: the wheels install, the bundle answers as it did where it was made,
-and what is streamed arrives. What is measured there says nothing of a real one's speed."""
+"""On arm64, with a Raspberry Pi 4's cores emulated: the pinned wheels are there and run, the bundle answers as it did
+where it was made, and what is streamed arrives. What is measured there says nothing of a real one's speed."""
 
 import asyncio
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from gateway.demo.account import windows_of
+from tests.vm.image import pinned
 from tests.vm.test_bluez import streaming
+from tests.vm.test_calls import PYTHON
 from tests.vm.test_short import PASSKEY, all_arrives, said
 
 pytestmark = [
@@ -17,8 +20,15 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("guest", [{"left": ""}], indirect=True, ids=["one"])
-async def test_the_bundle_loads_and_passes_its_own_windows(guest: Any) -> None:
+async def test_the_pinned_wheels_are_for_this_processor_and_the_bundle_passes_its_own_windows(guest: Any) -> None:
+    """They have been unpacked outside, which takes seconds: here pip says whether any is missing, or of another
+    platform. The daemon itself pip has installed here."""
     assert await guest.shell("uname -m") == "aarch64\n"
+    assert await guest.shell(f"{PYTHON} -m pip check", 180) == "No broken requirements found.\n"
+    listed = (line.split("==") for line in (await guest.shell(f"{PYTHON} -m pip list --format=freeze", 180)).split())
+    installed = {canonicalize_name(name): version for name, version in listed}
+    pins = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pinned()}
+    assert {name for name, version in installed.items() if pins.get(name) != version} == {"fidget-gateway", "pip"}
     await guest.configure()
     code, text = await said(guest, "check")
     assert (code, "self-test" in text) == (0, True), text

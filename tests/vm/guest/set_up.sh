@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once in the guest's files, before they become its disk. In /tmp: key.pub, libraries.
+# Runs once in the guest's files, before they become its disk. In /tmp: key.pub.
 set -eu
 
 echo guest > /etc/hostname
@@ -27,14 +27,10 @@ Restart=always
 RestartSec=1
 UNIT
 systemctl enable -q systemd-networkd ssh
-systemctl disable -q mosquitto
+if [ -e /usr/lib/systemd/system/mosquitto.service ]; then systemctl disable -q mosquitto; fi
 systemctl mask -q systemd-networkd-wait-online.service systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer \
   fstrim.timer e2scrub_all.timer e2scrub_reap.service dpkg-db-backup.timer
 
-# What the daemon needs, unpacked for this machine where it was made; itself it comes later (install.sh).
-python3 -m venv /opt/fidget-gateway
-installed=$(echo /opt/fidget-gateway/lib/python3*/site-packages)
-rm -rf /tmp/libraries/bin
-cp -r /tmp/libraries/. "$installed"
-if [ ! -d "$installed/bleak/__pycache__" ]; then python3 -m compileall -q "$installed"; fi
-rm -rf /tmp/key.pub /tmp/libraries
+# What the daemon needs is unpacked into it outside, with pip; itself it comes later (install.sh).
+python3 -m venv --without-pip /opt/fidget-gateway
+rm /tmp/key.pub
