@@ -56,8 +56,10 @@ ARM_PACKAGES = (*ARM_TOOLS.values(), "binfmt-support")
 PYTHONS = {"trixie": "3.13", "bookworm": "3.11"}
 """Debian's releases, and their Python."""
 INCLUDED = (
-    *("systemd-sysv", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server", "bluez", "python3"),
+    *("systemd-sysv", "dbus", "udev", "kmod", "libnss-systemd", "iproute2", "openssh-server", "bluez"),
+    *("python3", "libstdc++6"),
 )
+"""The last is what numpy's wheel is linked with; every machine that can install packages has it."""
 BESIDE = ("systemd-timesyncd", "rfkill", "mosquitto", "mosquitto-clients", "sqlite3")
 """What tests use that are run on this machine's architecture alone."""
 LEFT_OUT = (
