@@ -43,11 +43,11 @@ def errors_in_words(path: Path) -> Iterator[None]:
     """For opening and reading: turns SQLite's errors into StoreUnavailable or StoreCorrupt."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise StoreUnavailable(path, error) from error
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             suspect(path)
+        elif isinstance(error, sqlite3.OperationalError):
+            raise StoreUnavailable(path, error) from error
         raise StoreCorrupt(path, error) from error
     except (TypeError, ValueError) as error:  # what was read is not what was written
         suspect(path)
@@ -55,9 +55,11 @@ def errors_in_words(path: Path) -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says so of the file, and not of the medium or of who may use it."""
+    """Whether SQLite says so of the file, and not of the medium or of who may use it; or Python of a text in it."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if code is None:
+        return isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8")
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def suspected(path: Path) -> Path:

@@ -20,10 +20,8 @@ from gateway.clock import Instant
 from gateway.store.blocks import Block, observations
 from gateway.store.bounds import CONTENTS, Content
 from gateway.store.connection import connect, is_damage, suspected
-from gateway.store.journal import BLOCKS, block_of
-from gateway.store.latest import cursors, given, put
-from gateway.store.messages import COLUMNS, Messages, dictionary_id
-from gateway.store.rows import Cursor
+from gateway.store.latest import NUMBER_MAX, checked, given, highest_named, put
+from gateway.store.messages import Messages, dictionary_id
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +47,8 @@ COPIES = {"dictionary": ("dictionary", "dictionary_copy")}
 """Tables of which there is more than one."""
 NAMED = ("latest", "snapshot", "checkpoint", "parked", "retaken", "connecting", "usage", "dropped", "daemon")
 """Small ones, read as a whole or row by row until it fails."""
+_ALWAYS_THERE = {"daemon": 1, "usage": len(CONTENTS)}
+"""Rows that are never deleted."""
 _BEFORE_4 = (
     "SELECT 'progress', wearable, progress FROM progress",
     "SELECT 'cursor', destination, trim(position || ' ' || beyond) FROM cursor",
@@ -57,7 +57,7 @@ _BEFORE_4 = (
 
 
 def looks_whole(path: Path) -> bool:
-    """Reads all of it (PRAGMA quick_check), and whether observations and events are what was written."""
+    """Reads all of it (PRAGMA quick_check), and whether each row is what was written, as far as can be told."""
     try:
         with closing(connect(path, read_only=False)) as connection:
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -68,18 +68,22 @@ def looks_whole(path: Path) -> bool:
     except ValueError:
         return False
     except sqlite3.DatabaseError as error:
-        if is_damage(error):
+        if is_damage(error) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # a table is not there any more
             return False
         raise
 
 
 def _read_all(connection: sqlite3.Connection) -> None:
     """Raises ValueError at the first that is damaged."""
-    for row in connection.execute(f"SELECT {BLOCKS}"):
-        observations(block_of(row))
     messages = Messages(connection)
-    for row in connection.execute(f"SELECT {COLUMNS}"):
-        messages.event(row)
+    for table in (*NAMED, *NUMBERED, "dictionary_copy"):
+        columns = _columns(connection, table)
+        rows = 0
+        for row in connection.execute(f"SELECT * FROM {table}"):
+            rows += 1
+            _check(table, row, columns, messages)
+        if rows < _ALWAYS_THERE.get(table, 0):
+            raise ValueError(f"{rows} rows of {table}")
 
 
 def is_cut_off(path: Path) -> bool:
@@ -173,10 +177,8 @@ def _take_over(source: sqlite3.Connection, into: sqlite3.Connection, found: Salv
     for table, key in NUMBERED.items():
         for one in filter(partial(_is_there, source), COPIES.get(table, (table,))):
             _take(into, table, _numbered(source, one, key, into, numbers, found), found)
-    passed = {"journal": 0, "event": max((cursor.position for cursor in cursors(into).values()), default=0)}
     for content in CONTENTS:
-        there = into.execute(f"SELECT coalesce(max({NUMBERED[content]}), 0) FROM {content}").fetchone()[0]
-        highest = max(numbers[content], passed[content], there)
+        highest = max(numbers[content], highest_named(into, content))
         put(into, "given", [(content, highest + (ROW_NUMBERS_SKIPPED if content == "journal" else 0))])
     # a boot that is lost still tells its rows apart from those of others
     into.execute(
@@ -188,15 +190,16 @@ def _take_over(source: sqlite3.Connection, into: sqlite3.Connection, found: Salv
 
 
 def _take(into: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]], found: Salvaged) -> None:
-    columns = [(name, kind) for _, name, kind, *_ in into.execute(f"PRAGMA table_info({table})")]
+    columns = _columns(into, table)
     if table == "daemon":
         into.execute("DELETE FROM daemon")
     taken = 0
     messages = Messages(into)
     for row in rows:
         try:
-            _check(row, columns)
-            _check_content(table, dict(zip((name for name, _ in columns), row, strict=True)), messages)
+            checked_row = _check(table, row, columns, messages)
+            if table == "event":
+                _check_message(checked_row, messages)
             taken += into.execute(
                 f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})", row
             ).rowcount
@@ -207,32 +210,41 @@ def _take(into: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]],
     found.rows[table] = taken
 
 
-def _check(row: tuple[Any, ...], columns: list[tuple[str, str]]) -> None:
-    """SQLite has no checksums: a type that no writer of ours gave is damage. Raises ValueError."""
+def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[str, str]]:
+    """Name and type of each."""
+    return [(name, kind) for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def _check(table: str, values: tuple[Any, ...], columns: list[tuple[str, str]], messages: Messages) -> dict[str, Any]:
+    """The row by its columns. SQLite has no checksums: a type or a content that no writer of ours gave is damage, which
+    raises ValueError."""
     kinds: dict[str, Any] = {"INTEGER": int, "TEXT": str, "BLOB": bytes, "": (int, str, bytes)}
-    if len(row) != len(columns) or not all(
+    if len(values) != len(columns) or not all(
         isinstance(value, kinds[kind]) or (value is None and name == "wearable")
-        for value, (name, kind) in zip(row, columns, strict=True)
+        for value, (name, kind) in zip(values, columns, strict=True)
     ):
-        raise ValueError
-
-
-def _check_content(table: str, row: dict[str, Any], messages: Messages) -> None:
-    """Observations must be whole, an event's payload a whole message and its own. Raises ValueError."""
+        raise ValueError(f"a row of {table}")
+    row = dict(zip((name for name, _ in columns), values, strict=True))
     if table == "journal":
         nowhen = Instant("", row["mono_ns"], row["utc_ns"], False)
         observations(Block(row["row"], row["wearable"], row["kind"], row["payload"], nowhen, row["count"]))
-    elif table == "event":
-        identity, payload = row["id"], row["payload"]
-        if not row["topic"]:
-            *_, identity, payload = messages.unpacked(payload)
-        said = json.loads(payload)
-        if not isinstance(said, dict) or said.get("id") != identity:
-            raise ValueError
-    elif table == "dictionary" and dictionary_id(row["content"]) != row["id"]:
-        raise ValueError
-    elif table == "latest" and row["kind"] == "cursor":
-        Cursor.of(row["name"], row["value"])
+    elif table == "event" and not row["topic"]:
+        messages.unpacked(row["payload"])
+    elif table.startswith("dictionary") and dictionary_id(row["content"]) != row["id"]:
+        raise ValueError(f"dictionary {row['since']}")
+    elif table == "latest":
+        checked(row["kind"], row["name"], row["value"])
+    return row
+
+
+def _check_message(event: dict[str, Any], messages: Messages) -> None:
+    """Whether its payload is a whole message, and that of this event. Raises ValueError."""
+    identity, payload = event["id"], event["payload"]
+    if not event["topic"]:
+        *_, identity, payload = messages.unpacked(payload)
+    said = json.loads(payload)
+    if not isinstance(said, dict) or said.get("id") != identity:
+        raise ValueError(f"event {event['seq']}")
 
 
 def _given(source: sqlite3.Connection, content: Content) -> int:
@@ -243,7 +255,7 @@ def _given(source: sqlite3.Connection, content: Content) -> int:
     ):
         with suppress(sqlite3.Error):
             row = source.execute(known, (content,)).fetchone()
-            if row and isinstance(row[0], int):
+            if row and isinstance(row[0], int) and row[0] < NUMBER_MAX:
                 return int(row[0])
     return 0
 
@@ -255,7 +267,7 @@ def _is_there(source: sqlite3.Connection, table: str) -> bool:
     return True
 
 
-def _columns(source: sqlite3.Connection, table: str, into: sqlite3.Connection) -> str:
+def _selected(source: sqlite3.Connection, table: str, into: sqlite3.Connection) -> str:
     """Of the new table, as an older one has them."""
     with suppress(sqlite3.Error):
         there = {name for _, name, *_ in source.execute(f"PRAGMA table_info({table})")}
@@ -286,7 +298,7 @@ def _numbered(
     found: Salvaged,
 ) -> Iterator[tuple[Any, ...]]:
     first, last = _ends(source, table, key, numbers["journal" if table == "journal" else "event"])
-    columns = _columns(source, table, into)
+    columns = _selected(source, table, into)
     probes = 0
     spans = [(low, min(low + ROWS_A_READ - 1, last)) for low in range(first, last + 1, ROWS_A_READ)][::-1]
     while spans:
@@ -312,7 +324,7 @@ def _named(
 ) -> Iterator[tuple[Any, ...]]:
     try:
         if _is_there(source, table):
-            yield from source.execute(f"SELECT {_columns(source, table, into)} FROM {table}")
+            yield from source.execute(f"SELECT {_selected(source, table, into)} FROM {table}")
         elif table == "latest":
             for older in _BEFORE_4:
                 yield from source.execute(older)

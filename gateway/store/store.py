@@ -24,6 +24,7 @@ from gateway.store.damage import is_cut_off, logged, looks_whole, salvage, set_a
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.journal import Journal
+from gateway.store.latest import check_given
 from gateway.store.rows import Cursor, JournalRow, StreamRecord
 from gateway.store.settings import StoreSettings
 from gateway.store.trimming import acknowledged_by_all
@@ -58,6 +59,7 @@ class Store:
         connection.execute("UPDATE daemon SET starts = starts + 1")
         self.start: int = connection.execute("SELECT starts FROM daemon").fetchone()[0]
         """How many times this store has been opened to write, this time included; on the medium already."""
+        check_given(connection)
         # when another destination had it all says nothing of one that has less
         acknowledged = acknowledged_by_all(connection, destinations)
         connection.execute("DELETE FROM acknowledged WHERE position > ?", (acknowledged,))
@@ -87,18 +89,28 @@ class Store:
                 if mend is not None and _is_damaged(path):
                     findings.append(_mend(path, mend))
                 try:
-                    store = cls(settings, _open(path), lock, destinations)
-                except sqlite3.DatabaseError as error:
-                    if mend is None or not is_damage(error):
+                    store = cls._begun(settings, lock, destinations)
+                except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+                    medium = isinstance(error, sqlite3.OperationalError) and not is_damage(error)
+                    if mend is None or medium:
                         raise
                     findings.append(_mend(path, mend))
-                    store = cls(settings, _open(path), lock, destinations)
+                    store = cls._begun(settings, lock, destinations)
                 if lost_log:
                     skip_row_numbers(store.connection)
                 store.findings = tuple(findings)
                 return store
         except BaseException:
             lock.close()
+            raise
+
+    @classmethod
+    def _begun(cls, settings: StoreSettings, lock: IO[bytes], destinations: Collection[str] | None) -> Self:
+        connection = _open(settings.path)
+        try:
+            return cls(settings, connection, lock, destinations)
+        except BaseException:
+            connection.close()
             raise
 
     def check_whole(self) -> None:

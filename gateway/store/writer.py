@@ -84,9 +84,10 @@ class Committer:
         self._row, self._seq = store.last_row(), store.last_seq()
         with errors_in_words(store.settings.path):
             self._trimmer = Trimmer.of(store.connection, store.settings, store.destinations)
-        self._packer = Packer.of(store.connection)
+            self._packer = Packer.of(store.connection)
+            dropped = read_dropped(store.connection)
         self._trim_at: Instant | None = None
-        self.fill = self._filled(read_dropped(store.connection))
+        self.fill = self._filled(dropped)
         """As of the last commit."""
         self._changed = threading.Condition()
         # Guarded by _changed:
@@ -182,10 +183,10 @@ class Committer:
 
     def attempt(self, batch: Batch) -> bool:
         """Whether it is on the medium now; where it is not, the reason is reported."""
+        batch.pack(self._packer)
         try:
-            batch.pack(self._packer)
             last_seq = write(self._connection, batch, self._seq)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             self.counters.failures += 1
             self._raise_damage(error)
             self._report(f"{type(error).__name__}: {error}")
@@ -217,7 +218,7 @@ class Committer:
             try:
                 self.counters.trimmed += self._trimmer.trim(self._connection, self._trim_at)
                 dropped = read_dropped(self._connection)
-            except (sqlite3.Error, OSError) as error:  # nothing is lost; the next pass does it
+            except (sqlite3.Error, OSError, ValueError) as error:  # nothing is lost; the next pass does it
                 self._raise_damage(error)
                 log.warning("trimming the store: %s", error)
             self.counters.trimmed_early = self._trimmer.early
@@ -235,7 +236,7 @@ class Committer:
 
     def _raise_damage(self, error: Exception) -> None:
         """A damaged file does not heal by trying again: the writer ends, and the next start mends it."""
-        if is_damage(error):
+        if is_damage(error) or isinstance(error, ValueError):  # what was read is not what was written
             suspect(self._settings.path)
             raise error
 
