@@ -144,7 +144,7 @@ def _self_test(bundle: "Bundle", variant: str | None) -> str:
 
 def _store(config: "Config") -> str:
     """Where the store is or will be; nothing is made."""
-    from gateway.store.store import check_database
+    from gateway.store.store import SCHEMA_VERSION, check_database
 
     path = config.store.path
     folder = path.parent
@@ -160,8 +160,9 @@ def _store(config: "Config") -> str:
         raise InputRejected(f"store.path {path}: expected a file in a folder", hint="Choose another path.")
     if not path.exists():
         return f"{path}, will be made"
-    check_database(path)
-    return f"{path}, {path.stat().st_size} bytes"
+    version = check_database(path)
+    older = f", of schema version {version}: the daemon brings it up to date" if 0 < version < SCHEMA_VERSION else ""
+    return f"{path}, {path.stat().st_size} bytes{older}"
 
 
 def _broker(config: "Config", *, connect: bool) -> str:

@@ -137,7 +137,7 @@ def _check_writable(file: Path) -> None:
 
 
 def _check_store(path: Path) -> None:
-    from gateway.store.store import check_database
+    from gateway.store.store import check_readable
 
     try:
         there = path.exists()
@@ -147,7 +147,7 @@ def _check_store(path: Path) -> None:
         ) from None
     if not there:
         raise NoSamples(f"store {path}: not there; no daemon has run with this configuration yet")
-    check_database(path)
+    check_readable(path)
 
 
 def _snapshot(journal: "Journal", wearable: str) -> tuple[bytes, int]:

@@ -15,7 +15,7 @@ from gateway.store.journal import BLOCKS, block_of, read_observations, read_stre
 from gateway.store.latest import cursors, given
 from gateway.store.messages import COLUMNS, Messages
 from gateway.store.rows import Cursor, Dropped, JournalRow, LoggedEvent, StreamRecord
-from gateway.store.store import check_database
+from gateway.store.store import check_readable
 from gateway.store.trimming import read_dropped
 
 _ROWS_A_READ = 500
@@ -41,11 +41,11 @@ class Stored:
 
 
 class Archive:
-    """Raises StoreUnavailable, StoreForeign, StoreTooNew or StoreCorrupt, as each of its methods does the first or the
-    last of them. following: a daemon that begins meanwhile is to be seen too."""
+    """Raises StoreUnavailable, StoreForeign, StoreTooNew, StoreTooOld or StoreCorrupt, as each of its methods does the
+    first or the last of them. following: a daemon that begins meanwhile is to be seen too."""
 
     def __init__(self, path: Path, *, following: bool = False) -> None:
-        check_database(path)
+        check_readable(path)
         self._path = path
         with errors_in_words(path):
             self._connection = _connected(path, following)

@@ -14,6 +14,15 @@ class StoreTooNew(InputRejected):
         super().__init__(f"store {path}: schema version {found}, this program knows up to {known}")
 
 
+class StoreTooOld(InputRejected):
+    """No daemon of this version has run on the database yet; only a daemon changes it."""
+
+    hint = "Start the daemon once (gateway run, or its service): it brings a database of any size up to date at once."
+
+    def __init__(self, path: Path, found: int, known: int) -> None:
+        super().__init__(f"store {path}: schema version {found}, this program reads version {known}")
+
+
 class StoreForeign(InputRejected):
     """The file is another program's SQLite database."""
 

@@ -21,7 +21,7 @@ from gateway.store.connection import (
     tune_for_writing,
 )
 from gateway.store.damage import is_cut_off, logged, looks_whole, salvage, set_aside, skip_row_numbers
-from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
+from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreTooOld, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.journal import Journal
 from gateway.store.latest import check_given
@@ -238,8 +238,8 @@ def _known(path: Path, connection: sqlite3.Connection) -> tuple[int, bool]:
     return version, empty
 
 
-def check_database(path: Path) -> None:
-    """Whether this program can open the file, which may be in use. Nothing is changed.
+def check_database(path: Path) -> int:
+    """Whether a daemon can open the file, which may be in use; its version. Nothing is changed.
 
     Where a write-ahead log lies beside it, that may hold a newer header. Where none does, SQLite is told that nobody
     writes (https://www.sqlite.org/uri.html, "immutable"), so that it makes no files beside it.
@@ -255,7 +255,14 @@ def check_database(path: Path) -> None:
     if magic not in (b"", _MAGIC):
         raise StoreForeign(path)
     with errors_in_words(path), closing(connect(path, read_only=True, immutable=not logged)) as connection:
-        _known(path, connection)
+        return _known(path, connection)[0]
+
+
+def check_readable(path: Path) -> None:
+    """Whether it can be read as it is, too. Raises StoreTooOld, and what check_database raises."""
+    version = check_database(path)
+    if version < SCHEMA_VERSION:
+        raise StoreTooOld(path, version, SCHEMA_VERSION)
 
 
 def _sync_folder(folder: Path) -> None:

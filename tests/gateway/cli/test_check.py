@@ -165,6 +165,16 @@ def test_a_store_of_a_newer_version_is_refused_untouched(place, capsys):
     assert [path.name for path in database.parent.iterdir()] == ["gateway.db"]
 
 
+def test_a_store_of_an_earlier_version_can_be_run_on(place, capsys):
+    (place.folder / "state").mkdir()
+    connection = sqlite3.connect(place.folder / "state" / "gateway.db")
+    connection.executescript((Path(__file__).parents[1] / "store" / "databases" / "version_3.sql").read_text())
+    connection.close()
+    code, out, _ = check(capsys, place())
+    assert code == 0
+    assert "bytes, of schema version 3: the daemon brings it up to date\n" in out
+
+
 def test_a_store_that_has_just_been_made_is_known_while_it_is_open_and_after_a_crash(place, capsys):
     from gateway.store import Store, StoreSettings
 

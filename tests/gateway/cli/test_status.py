@@ -1,7 +1,9 @@
 """`gateway status` where no daemon runs: what its database tells."""
 
+import contextlib
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ from gateway.cli import main
 from gateway.clock import Instant
 from gateway.store.batch import Batch, write
 from gateway.store.rows import Cursor, JournalRow, Parked
-from gateway.store.store import Store
+from gateway.store.store import SCHEMA_VERSION, Store
 from tests.gateway.cli.test_events import NOON_US, Place, timed
 from tests.gateway.client.conftest import made
 
@@ -80,3 +82,27 @@ def test_a_damaged_database_is_told(place, made, capsys):
     place.settings.path.write_bytes(place.settings.path.read_bytes()[:5000])
     assert main(["status", "--config", str(place.config)]) == 1
     assert capsys.readouterr().err.startswith(f"error: store {place.settings.path}: ")
+
+
+OLDER = sorted((Path(__file__).parents[1] / "store" / "databases").glob("version_[1-3].sql"))
+
+
+@pytest.mark.parametrize("older", [None, *OLDER], ids=lambda older: older.stem if older else "empty")
+@pytest.mark.parametrize("command", ["status", "events", "export"])
+def test_a_database_on_which_no_daemon_of_this_version_has_run_is_left_as_it_is_and_told(place, capsys, command, older):
+    place.settings.path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(place.settings.path)) as connection:
+        connection.executescript(older.read_text() if older else "")
+    place.settings.path.touch()
+    before = place.settings.path.read_bytes()
+    words = ["predictions", "--out", str(place.config.parent / "out.csv")] if command == "export" else []
+    assert main([command, "--config", str(place.config), *words]) == 2
+    version = older.stem[-1] if older else 0
+    assert capsys.readouterr().err == (
+        f"error: store {place.settings.path}: schema version {version}, this program reads version {SCHEMA_VERSION}\n"
+        "  Start the daemon once (gateway run, or its service): it brings a database of any size up to date at once.\n"
+    )
+    assert place.settings.path.read_bytes() == before
+    assert [file.name for file in place.settings.path.parent.iterdir()] == ["gateway.db"]
+    Store.open(place.settings).close()
+    assert main([command, "--config", str(place.config), *words]) == (1 if command == "status" else 0)
