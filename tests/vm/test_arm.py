@@ -10,8 +10,7 @@ from packaging.utils import canonicalize_name
 from gateway.demo.account import windows_of
 from tests.vm.image import pinned
 from tests.vm.test_bluez import streaming
-from tests.vm.test_calls import PYTHON
-from tests.vm.test_short import PASSKEY, all_arrives, said
+from tests.vm.test_short import PASSKEY, PYTHON, all_arrives, said
 
 pytestmark = [
     pytest.mark.parametrize("image", ["trixie-arm64"], indirect=True, ids=["arm64"]),

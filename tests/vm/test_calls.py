@@ -10,10 +10,9 @@ import pytest
 
 from gateway.link import rules
 from gateway.profiles.reference import FRAME_BYTES_MAX, LIVE, ReferenceProfile
-from tests.vm.test_bluez import DATABASE, HEALS_S, KILLED, alike, streaming
-from tests.vm.test_short import all_arrives
+from tests.vm.test_bluez import HEALS_S, KILLED, alike, frames, streaming
+from tests.vm.test_short import PYTHON, all_arrives
 
-PYTHON = "/opt/fidget-gateway/bin/python"
 DEAD_CLIENT = Path(__file__).with_name("dead_client.py")
 NOTIFICATION_HEADER_BYTES = 3
 """Opcode and handle (Core 5.4, Vol 3, Part F, 3.4.7.1)."""
@@ -87,13 +86,13 @@ async def test_wearables_that_appear_at_the_same_moment_are_connected_one_after_
         await guest.path.control.out_of_range(name, on=True)
     await guest.start()
     await guest.shell("systemd-run --quiet --unit=watching sh /tmp/watch.sh")
+    status = "systemctl show -p StatusText --value fidget-gateway"
     rounds = 3
     for _ in range(rounds):
-        absent = "systemctl show -p StatusText --value fidget-gateway | grep 'left: absent' | grep -q 'right: absent'"
-        await guest.until(absent, "neither is there", HEALS_S)
+        await guest.until(f"{status} | grep 'left: absent' | grep -q 'right: absent'", "neither is there", HEALS_S)
         for name in ("left", "right"):
             await guest.path.control.out_of_range(name, on=False)
-        await streaming(guest, 1)
+        await guest.until(f"{status} | grep -q '2 of 2 wearables streaming'", "both stream", HEALS_S)
         for name in ("left", "right"):
             await guest.path.control.out_of_range(name, on=True)
     made = list(attempts((await guest.shell("grep -P '^(mc|mr|err)\\t' /tmp/trace")).splitlines()))
@@ -124,8 +123,8 @@ async def test_notifications_of_a_larger_mtu_come_whole_and_a_wearable_that_take
             (device,) = (part for part in path.split("/") if part.startswith("dev_"))
             found[device.removeprefix("dev_").replace("_", ":")] = int(mtu)
     assert found == {left.address: FRAME_BYTES_MAX + NOTIFICATION_HEADER_BYTES, right.address: MTU_MIN}
-    longest = "SELECT wearable, max(length(payload)) FROM journal WHERE kind = 'frame' GROUP BY wearable"
-    assert await guest.shell(f'sqlite3 -readonly {DATABASE} "{longest}"') == f"left|{FRAME_BYTES_MAX}\n"
+    assert max(map(len, await frames(guest, "left"))) == FRAME_BYTES_MAX
+    assert await frames(guest, "right") == []
     told = f"right: timed_out: silent for {ReferenceProfile.silence_s:g} s"  # it answers, and sends nothing
     await guest.until(f"journalctl -u fidget-gateway | grep -qF '{told}'", "right's silence is told", HEALS_S)
     seen = guest.path.prediction_ids()

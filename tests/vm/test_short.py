@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.test_path import due_ids
 
 CONFIG = "/etc/fidget-gateway/gateway.toml"
-GATEWAY = "/opt/fidget-gateway/bin/gateway"
+PYTHON, GATEWAY = (f"/opt/fidget-gateway/bin/{name}" for name in ("python", "gateway"))
 PASSKEY = 'pairing = "passkey"\npasskey = 123456'
 
 
