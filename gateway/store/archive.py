@@ -166,7 +166,7 @@ class Archive:
 
     def _events(self, sql: str, *values: Any) -> list[LoggedEvent]:
         with errors_in_words(self._path):
-            return [self._messages.event(row) for row in self._connection.execute(sql, values).fetchall()]
+            return self._messages.read(sql, *values)
 
     def _last_observed(self, column: Literal["boot", "wearable"]) -> dict[Any, Instant]:
         """The moment of the newest observation of each."""

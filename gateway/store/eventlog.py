@@ -106,7 +106,7 @@ class EventLog:
 
     def _events(self, sql: str, *values: Any) -> list[LoggedEvent]:
         with self._lock, errors_in_words(self._path):
-            return [self._messages.event(row) for row in self._connection.execute(sql, values).fetchall()]
+            return self._messages.read(sql, *values)
 
 
 def read_cursor(connection: sqlite3.Connection, path: Path, destination: str) -> Cursor | None:

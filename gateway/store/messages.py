@@ -20,6 +20,8 @@ LEARN_ABOVE = 0.35
 """A message that takes more of its length than this is unlike the dictionary, and becomes part of the next."""
 LEARN_AFTER = 500
 """Messages between two dictionaries: some resemble nothing."""
+DICTIONARIES_KNOWN = 64
+"""By a reader, in memory: events are read in their order, so that most need the same few."""
 _WINDOW_BITS = 13
 """Twice the dictionary: a message still reaches all of it."""
 
@@ -87,11 +89,21 @@ def drop_dictionaries(connection: sqlite3.Connection) -> None:
 
 
 class Messages:
-    """Reads events of one connection; knows the dictionaries that it has needed so far."""
+    """Reads events of one connection; knows the dictionaries that it has needed last."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._dictionaries: dict[int, bytes] = {}
+
+    def read(self, sql: str, *values: Any) -> list[LoggedEvent]:
+        """sql: asks for COLUMNS. Raises ValueError where a message is damaged; sqlite3.Error."""
+        # as a whole: once they are deleted by a writer so is their dictionary
+        self._connection.execute("BEGIN")
+        try:
+            return [self.event(row) for row in self._connection.execute(sql, values).fetchall()]
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def event(self, row: Any) -> LoggedEvent:
         """Of a row of COLUMNS. Raises ValueError where its message is damaged; sqlite3.Error."""
@@ -119,6 +131,8 @@ class Messages:
             row = self._connection.execute("SELECT content FROM dictionary WHERE id = ?", (number,)).fetchone()
             if row is None:
                 raise ValueError("a message whose dictionary is not there")
+            if len(self._dictionaries) >= DICTIONARIES_KNOWN:
+                del self._dictionaries[next(iter(self._dictionaries))]
             dictionary = self._dictionaries[number] = bytes(row[0])
         return dictionary
 
