@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gateway.clock import Instant
 from gateway.store.blocks import Block, blocks
-from gateway.store.bounds import ROW_BYTES, Content
+from gateway.store.bounds import NAMES_BYTES, ROW_BYTES, Content
 from gateway.store.latest import given, put
 from gateway.store.messages import Packer, StoredEvent, dictionary_id
 from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, LoggedEvent, Parked
@@ -72,8 +72,9 @@ class Packed:
 
     def bytes(self, content: Content) -> int:
         """On the disk, about."""
-        rows = self.journal if content == "journal" else self.events
-        return sum(len(row.payload) + ROW_BYTES[content] for row in rows)
+        if content == "journal":
+            return sum(len(block.payload) + ROW_BYTES["journal"] for block in self.journal)
+        return sum(len(e.payload) + ROW_BYTES["event"] + NAMES_BYTES * bool(e.topic) for e in self.events)
 
 
 def boot_number(connection: sqlite3.Connection, boot_id: str) -> int:

@@ -10,6 +10,13 @@ Content = Literal["journal", "event"]
 CONTENTS: tuple[Content, Content] = ("journal", "event")
 ROW_BYTES = {"journal": 50, "event": 50}
 """What a row takes on the disk beside its payload, about: its columns, its share of half-filled pages."""
+NAMES_BYTES = 80
+"""What an event takes more whose topic, source and id have columns of their own: one that is retained or older."""
+STORED_BYTES: dict[Content, str] = {
+    "journal": f"length(payload) + {ROW_BYTES['journal']}",
+    "event": f"length(payload) + {ROW_BYTES['event']} + {NAMES_BYTES} * (topic <> '')",
+}
+"""What a row takes, in SQL; the same when it comes and when it goes, or the sum would drift."""
 LIVE_BEYOND = 1.05
 """With stop_backlog: live observations are taken up to so far above the bound."""
 

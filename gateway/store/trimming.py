@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.clock import Instant
 from gateway.store.age import age_s
 from gateway.store.batch import Batch, boot_number
-from gateway.store.bounds import CONTENTS, LIVE_BEYOND, ROW_BYTES, Content, Limit, limit_of
+from gateway.store.bounds import CONTENTS, LIVE_BEYOND, ROW_BYTES, STORED_BYTES, Content, Limit, limit_of
 from gateway.store.latest import cursors, given
 from gateway.store.messages import copy_dictionaries, drop_dictionaries
 from gateway.store.rows import Cursor, Dropped
@@ -32,7 +32,7 @@ FREE_KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class Going:
-    """A row that is deleted. bytes: of its payload; count: of observations in it."""
+    """A row that is deleted. bytes: that it takes; count: of observations in it."""
 
     key: int
     bytes: int
@@ -67,7 +67,7 @@ class Trimmer:
             up_to, known = connection.execute("SELECT up_to, bytes FROM usage WHERE content = ?", (content,)).fetchone()
             key = _KEY[content]
             since = connection.execute(
-                f"SELECT coalesce(sum(length(payload) + {ROW_BYTES[content]}), 0) FROM {content} WHERE {key} > ?",
+                f"SELECT coalesce(sum({STORED_BYTES[content]}), 0) FROM {content} WHERE {key} > ?",
                 (up_to,),
             ).fetchone()[0]
             trimmer.usage[content] = known + since
@@ -165,13 +165,13 @@ class Trimmer:
                 dropped.append(_observed(wearable, "age", at, size, count))
             else:
                 continue
-            self._goes("journal", due, Going(row, size, count))
+            self._goes("journal", due, Going(row, size + ROW_BYTES["journal"], count))
         if ended and not due and self.over("journal") and self.settings.when_full == "drop_oldest":
             for row, wearable, at, size, count in _journal_rows(connection, 0):
                 if not self.over("journal"):
                     break
                 dropped.append(_observed(wearable, self.limits["journal"].reason, at, size, count))
-                self._goes("journal", due, Going(row, size, count))
+                self._goes("journal", due, Going(row, size + ROW_BYTES["journal"], count))
         self.looked_at = 0 if ended else looked_at
         self.more |= not ended or (crowded and bool(due) and self.over("journal") > 0)
         return _delete(connection, "journal", due, dropped)
@@ -194,15 +194,16 @@ class Trimmer:
         }
         going: list[Going] = []
         dropped: list[Dropped] = []
-        for seq, _, _, _, size in _event_rows(connection, 0, acknowledged, refused | retaken):
+        for seq, _, _, _, _, taken in _event_rows(connection, 0, acknowledged, refused | retaken):
             if seq > due and not self.over("event"):
                 break
             self.early += seq > due
-            self._goes("event", going, Going(seq, size))
+            self._goes("event", going, Going(seq, taken))
         forced = not going and self.over("event") > 0 and self.settings.when_full == "drop_oldest"
         if forced or expired:
             needed = self._still_needed(connection)
-            for seq, kind, wearable, created_ns, size in _event_rows(connection, 0, None, {one.key for one in going}):
+            gone = {one.key for one in going}
+            for seq, kind, wearable, created_ns, size, taken in _event_rows(connection, 0, None, gone):
                 if seq > expired and not (forced and self.over("event")):
                     break
                 if needed(seq) or seq in refused:
@@ -210,7 +211,7 @@ class Trimmer:
                     dropped.append(Dropped(kind, wearable, reason, 1, size, created_ns, created_ns))
                 elif not forced:
                     continue
-                self._goes("event", going, Going(seq, size))
+                self._goes("event", going, Going(seq, taken))
         self.more |= len(going) >= ROWS_A_PASS or (bool(going) and self.over("event") > 0)
         if dropped:
             connection.executemany("DELETE FROM parked WHERE seq = ?", ((one.key,) for one in going))
@@ -241,7 +242,7 @@ class Trimmer:
 
     def _goes(self, content: Content, going: list[Going], one: Going) -> None:
         going.append(one)
-        self.usage[content] -= one.bytes + ROW_BYTES[content]
+        self.usage[content] -= one.bytes
 
 
 _KEY: dict[Content, str] = {"journal": "row", "event": "seq"}
@@ -261,10 +262,10 @@ def _journal_rows(connection: sqlite3.Connection, after: int) -> list[tuple[int,
 
 def _event_rows(
     connection: sqlite3.Connection, after: int, up_to: int | None, without: Collection[int]
-) -> Iterable[tuple[int, str, str | None, int, int]]:
+) -> Iterable[tuple[int, str, str | None, int, int, int]]:
     rows = connection.execute(
-        "SELECT seq, kind, wearable, created_ns, length(payload) FROM event WHERE seq > ? AND seq <= ? "
-        "ORDER BY seq LIMIT ?",
+        f"SELECT seq, kind, wearable, created_ns, length(payload), {STORED_BYTES['event']} FROM event "
+        "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
         (after, (1 << 62) if up_to is None else up_to, ROWS_A_PASS + len(without)),
     ).fetchall()
     return [row for row in rows if row[0] not in without][:ROWS_A_PASS]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.clock import Instant
 from gateway.errors import GatewayError
 from gateway.store import Store, StoreSettings
-from gateway.store.bounds import ROW_BYTES
+from gateway.store.bounds import NAMES_BYTES, ROW_BYTES
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped
 from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
@@ -182,12 +182,27 @@ def test_a_database_of_each_version_opens_with_all_that_was_in_it(settings: Stor
         assert log.retaken("broker") == ({2: 1} if version >= 3 else {})
         log.close()
         usage = Trimmer.of(store.connection, settings, None).usage
-        # later ones know that already, and version 2 reckoned with more
-        event_bytes = ROW_BYTES["event"] + 2 if version < 2 else 132
-        assert usage == {"journal": 2 * ROW_BYTES["journal"] + 3, "event": event_bytes}
+        assert usage == {"journal": 2 * ROW_BYTES["journal"] + 3, "event": ROW_BYTES["event"] + NAMES_BYTES + 2}
         lost = () if version < 2 else (Dropped("prediction", "left", "bytes", 3, 300, 1000, 2000),)
         assert read_dropped(store.connection) == lost
     assert pragma(settings.path, "user_version") == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("version", range(1, 4))
+def test_what_rows_of_earlier_versions_took_is_counted_no_more_once_they_are_gone(
+    settings: StoreSettings, version: int
+) -> None:
+    settings.path.parent.mkdir()
+    with sqlite3.connect(settings.path) as connection:
+        connection.executescript((DATABASES / f"version_{version}.sql").read_text())
+    connection.close()
+    with Store.open(settings) as store:
+        trimmer = Trimmer.of(store.connection, settings.model_copy(update={"event_age_max_s": 1.0}), ["broker"])
+        for seconds in (1e9, 1e9 + 1, 2e9):
+            trimmer.trim(store.connection, at(seconds, "boot-b"))
+        left = store.connection.execute("SELECT (SELECT count(*) FROM journal), (SELECT count(*) FROM event)")
+        assert left.fetchone() == (0, 0)
+        assert trimmer.usage == {"journal": 0, "event": 0}
 
 
 def test_sqlite_utils_is_imported_only_when_a_migration_is_due(settings: StoreSettings) -> None:
