@@ -170,10 +170,10 @@ class Archive:
 
     def _last_observed(self, column: Literal["boot", "wearable"]) -> dict[Any, Instant]:
         """The moment of the newest observation of each."""
-        # beside max() the others are of the row that has it (sqlite.org/lang_select.html, "bare columns")
-        newest = BLOCKS.replace("j.row", "max(j.row)", 1)
+        # grouped by numbers alone: SQLite would sort a copy of all payloads
+        newest = f"SELECT max(row) FROM journal GROUP BY {column}"
         with errors_in_words(self._path):
-            rows = self._connection.execute(f"SELECT j.{column}, {newest} GROUP BY j.{column}").fetchall()
+            rows = self._connection.execute(f"SELECT j.{column}, {BLOCKS} WHERE j.row IN ({newest})").fetchall()
             return {name: observations(block_of(row))[-1].at for name, *row in rows}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -215,3 +216,19 @@ def test_a_dictionary_that_is_dropped_while_its_events_are_read_is_no_damage(
         ]
         assert not suspected(settings.path).exists()
         assert len(read(settings, drop)) == 2
+
+
+def test_looking_at_a_large_journal_makes_no_copy_of_it(settings: StoreSettings) -> None:
+    def written() -> int:
+        return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
+
+    with Store.open(settings) as store:
+        for n in range(1, 6001, 10):
+            rows = [JournalRow(n + i, "left", "frame", noise(n + i, 1000), at(n + i)) for i in range(10)]
+            write(store.connection, Batch(journal=rows), 0)
+    with Archive(settings.path) as archive:
+        before = written()
+        (stored,) = archive.wearables()
+        (boot,) = archive.boots()
+        assert (stored.observations, stored.last_observed, boot.last_mono_ns) == (6000, at(6000), at(6000).mono_ns)
+        assert written() - before < 100_000, "SQLite sorts beyond its cache in files"
