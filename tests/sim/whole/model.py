@@ -13,7 +13,7 @@ def answer(window: np.ndarray) -> np.ndarray:
     """window: (length, 6) float32. (labels,) float32."""
     checksum = zlib.crc32(np.ascontiguousarray(window))
     parts = np.array([checksum >> shift & 15 for shift in (4, 8, 12, 16)], np.float32)
-    top = checksum % len(LABELS)
+    top = 0 if checksum % 8 else checksum // 8 % len(LABELS)  # mostly the same, so that windows can share an event
     parts[top] = 0
     parts[top] = SHARES - parts.sum()
     return parts / SHARES

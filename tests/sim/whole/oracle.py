@@ -157,15 +157,57 @@ def surely_due(shape: Shape, truth: Truth) -> set[int]:
     return due
 
 
-def expected(wearable: str, session: int, number: int, shape: Shape, due: Due) -> dict[str, Any]:
-    """What of a prediction follows from the samples alone."""
+def windows_of(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each window of a prediction, with what the event says of all of them (docs/events.md)."""
+    data = event["data"]
+    (first,) = data["windows"]
+    windows = [first]
+    if following := data.get("following"):
+        columns = following["probabilities_permille"]
+        for k in range(following["count"]):
+            number = first["number"] + k + 1
+            interpolated = (following.get("interpolated") or {}).get(str(number), 0.0)
+            windows.append(
+                {
+                    **first,
+                    "number": number,
+                    "start_s": number * data["hop"] / data["rate_hz"],
+                    "confidence": columns[first["activity"]][k] / 1000,
+                    "probabilities": {label: column[k] / 1000 for label, column in columns.items()},
+                    "quality": {"interpolated": interpolated},
+                }
+            )
+    return [{**event, **data, **window, "interpolated": window["quality"]["interpolated"]} for window in windows]
+
+
+def last_known(due: list[Due]) -> Instant | None:
+    """Of the windows of one event: when the last of their samples was known, if none is interpolated."""
+    moments = [one.at for one in due if one.at is not None]
+    return max(moments, key=lambda at: at.mono_ns) if len(moments) == len(due) else None
+
+
+def expected(
+    wearable: str,
+    session: int,
+    number: int,
+    shape: Shape,
+    due: Due,
+    *,
+    first: int,
+    at: Instant | None,
+    thousandths: bool,
+) -> dict[str, Any]:
+    """What of a window in a prediction follows from the samples alone. first, at: of its event. thousandths: as where
+    windows may share one; what is left out there is below 0.005."""
     probabilities = {label: float(p) for label, p in zip(LABELS, answer(due.values), strict=True)}
+    if thousandths:
+        probabilities = {label: round(1000 * p) / 1000 for label, p in probabilities.items() if p >= 0.005}
     activity = max(probabilities, key=probabilities.__getitem__)
     fields: dict[str, Any] = {
         "specversion": "1.0",
         "source": f"urn:fidget:wearable:{wearable}",
         "subject": f"wearer-{wearable}",
-        "sequence": f"{number:010d}",
+        "sequence": f"{first:010d}",
         "session": f"{session:016x}",
         "rate_hz": RATE_HZ,
         "window": shape.length,
@@ -178,8 +220,8 @@ def expected(wearable: str, session: int, number: int, shape: Shape, due: Due) -
         "probabilities": probabilities,
         "interpolated": due.interpolated / shape.length,
     }
-    if due.at is not None:
-        fields |= {"bootid": due.at.boot_id, "monons": str(due.at.mono_ns), "utc_ns": _utc(due.at)}
+    if at is not None:
+        fields |= {"bootid": at.boot_id, "monons": str(at.mono_ns), "utc_ns": _utc(at)}
     return fields
 
 
@@ -188,14 +230,12 @@ def _utc(at: Instant) -> int | None:
     return at.utc_ns // 1000 * 1000 if at.utc_synced else None
 
 
-def found(event: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """The same fields, of what was received."""
-    data = event["data"]
-    (window,) = data["windows"]
-    flat = {**event, **data, **window, "interpolated": window["quality"]["interpolated"]}
-    if "utc_ns" in fields:
-        flat["utc_ns"] = _parsed(event.get("time"))
-    return {name: flat.get(name) for name in fields}
+def found(window: dict[str, Any], fields: dict[str, Any], thousandths: bool) -> dict[str, Any]:
+    """The same fields, of a window of `windows_of`."""
+    told = {**window, "utc_ns": _parsed(window.get("time"))}
+    if thousandths:
+        told["probabilities"] = {label: p for label, p in window["probabilities"].items() if p}
+    return {name: told.get(name) for name in fields}
 
 
 def _parsed(text: str | None) -> int | None:

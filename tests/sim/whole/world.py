@@ -6,18 +6,21 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from firmware_sim.faults import parse_faults
 from tests.sim.account import ACK, CONTROL_UUID
 from tests.sim.whole import oracle
 from tests.sim.whole.broker import NOT_AUTHORIZED, QUOTA_EXCEEDED, UNSPECIFIED, SimulatedBroker
 from tests.sim.whole.gateway import Gateway, Parts, Terms
-from tests.sim.whole.wearables import Sparse, SparseAir
+from tests.sim.whole.wearables import RATE_HZ, Sparse, SparseAir
 from tests.sim.world import SECOND, Air, Clockwork
 
 YEARS_50_NS = 50 * 365 * 86_400 * SECOND
 SETTLE_S = 40_000.0
 DRAINED_S = 6 * 3600.0
+HELD_MAX_S = 300.0
+"""Beside the length of a slot: so long windows wait for others to share their event."""
 
 
 class Steps(Clockwork):
@@ -63,6 +66,8 @@ class Whole:
             faults = parse_faults(self._faults(random.Random(f"{seed}/{number}/faults")))
             self.airs[name] = SparseAir(self.clock, worn, faults, f"{seed}/{name}")
         terms = self._terms(handover)
+        self.coalesces = "coalesce_s" in terms.stream
+        self.mix["coalescing"] += self.coalesces
         names = ["one", "two"] if handover else ["one"]
         self.gateways = {name: Gateway(self, name, terms, folder / name, str(seed), parts or Parts()) for name in names}
         for air in self.airs.values():
@@ -113,7 +118,11 @@ class Whole:
                 "journal_retention_s": rng.choice([0.0, 600.0, 86_400.0]),
                 "event_retention_s": rng.choice([0.0, 600.0, 86_400.0]),
             },
-            stream={"snapshot_rows": rng.choice([20, 200, 1000]), "interpolate_samples_max": oracle.INTERPOLATE_MAX},
+            stream={
+                "snapshot_rows": rng.choice([20, 200, 1000]),
+                "interpolate_samples_max": oracle.INTERPOLATE_MAX,
+                **self._sharing(random.Random(f"{self.seed}/coalescing")),
+            },
             sync={
                 "window": rng.choice([1, 5, 100, 1000]),
                 "ack_timeout_s": rng.choice([10.0, 60.0]),
@@ -125,6 +134,15 @@ class Whole:
             shared=handover,
             in_flight_max=rng.choice([3, 20, 1000]),
         )
+
+    def _sharing(self, rng: random.Random) -> dict[str, float]:
+        """Of events, by windows of some slots."""
+        if rng.random() < 0.7:
+            return {}
+        return {
+            "coalesce_s": rng.choice([2, 5, 30]) * self.shape.hop / RATE_HZ,
+            "coalesce_wait_s": rng.choice([0.0, 60.0, HELD_MAX_S]),
+        }
 
     def _plan(self) -> None:
         """Each kind of trouble at times of its own, each with a chance to be absent from this seed."""
@@ -315,7 +333,8 @@ class Whole:
             if not air.reach:
                 air.walk({list(self.gateways)[number % len(self.gateways)]})
         self._until(lambda: all(air.worn.drained() for air in self.airs.values()), DRAINED_S, "wearables drained")
-        self.clock.run(self.clock.now_ns + 200 * SECOND)
+        held_s = 30 * self.shape.hop / RATE_HZ + HELD_MAX_S if self.coalesces else 0.0
+        self.clock.run(self.clock.now_ns + int((200 + held_s) * SECOND))
         self._until(lambda: all(gateway.idle() for gateway in self.gateways.values()), SETTLE_S, "all is published")
         self.clock.run(self.clock.now_ns + 200 * SECOND)
 
@@ -335,18 +354,19 @@ class Whole:
             self.mix.update(gateway.witness.counts)
         for name, count in vars(self.broker.counts).items():
             self.mix[name] += count
-        predictions: dict[tuple[str, str], dict[str, bytes]] = {}
+        predictions: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for (source, id), copies in self.received.payloads.items():
             if not id.endswith("-state") and id.count("-") == 2 and "-drift" not in id:
-                key = id.rpartition("-")
-                predictions.setdefault((source, key[0]), {}).update(copies)
+                for gateway_name, payload in copies.items():
+                    predictions.setdefault((gateway_name, source), []).append(json.loads(payload))
         for name, air in self.airs.items():
             self._judge_one(name, air, predictions)
-        unknown = sorted(key for key in predictions if not key[0].startswith("urn:fidget:wearable:w"))
+        sources = {f"urn:fidget:wearable:{name}" for name in self.airs}
+        unknown = sorted(key for key in predictions if key[1] not in sources)
         assert not unknown, unknown
 
-    def _judge_one(self, name: str, air: SparseAir, predictions: dict[tuple[str, str], dict[str, bytes]]) -> None:
-        source = f"urn:fidget:wearable:{name}"
+    def _judge_one(self, name: str, air: SparseAir, predictions: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+        answered: set[str] = set()
         for gateway_name, gateway in self.gateways.items():
             ledger = gateway.witness.ledgers.get(name) or oracle.Ledger()
             due = {
@@ -358,23 +378,30 @@ class Whole:
                 ).items()
             }
             assert set(ledger.sessions) <= set(air.worn.truth)
-            had = {
-                key: copies[gateway_name]
-                for (of, key), copies in predictions.items()
-                if of == source and gateway_name in copies
-            }
+            had: dict[str, tuple[dict[str, Any], list[str]]] = {}
+            for event in predictions.get((gateway_name, f"urn:fidget:wearable:{name}"), []):
+                windows = oracle.windows_of(event)
+                keys = [f"{window['session']}-{window['number']}" for window in windows]
+                assert not had.keys() & keys, f"{name} by {gateway_name}: answered twice: {sorted(had.keys() & keys)}"
+                had |= {key: (window, keys) for key, window in zip(keys, windows, strict=True)}
+                self.mix["windows that share an event"] += len(windows) if len(windows) > 1 else 0
+            answered |= had.keys()
             missing, unasked = sorted(set(due) - set(had)), sorted(set(had) - set(due))
             assert not missing, f"{name} by {gateway_name}: never received: {missing[:5]}, {len(missing)} of {len(due)}"
             assert not unasked, f"{name} by {gateway_name}: not due: {unasked[:5]}, {len(unasked)}"
             for key, (session, number, window) in due.items():
-                fields = oracle.expected(name, session, number, self.shape, window)
-                received = oracle.found(json.loads(had[key]), fields)
+                told, together = had[key]
+                fields = oracle.expected(
+                    name, session, number, self.shape, window,
+                    first=due[together[0]][1],
+                    at=oracle.last_known([due[one][2] for one in together]),
+                    thousandths=self.coalesces,
+                )  # fmt: skip
+                received = oracle.found(told, fields, self.coalesces)
                 assert received == fields, (
                     f"{name} {key}: {[(k, received[k], v) for k, v in fields.items() if received[k] != v]}"
                 )
             self.mix["windows"] += len(due)
         for session, truth in air.worn.truth.items():
             for number in oracle.surely_due(self.shape, truth):
-                assert (source, f"{session:016x}-{number}") in predictions, (
-                    f"{name} {session:016x}: window {number} is lost"
-                )
+                assert f"{session:016x}-{number}" in answered, f"{name} {session:016x}: window {number} is lost"
