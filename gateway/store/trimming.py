@@ -180,9 +180,14 @@ class Trimmer:
 
     def _events(self, connection: sqlite3.Connection, now: Instant) -> int:
         """Those that one destination has refused are needed: they are tried again. What it took at a later try may be
-        asked for again while its checkpoints have not passed that."""
-        acknowledged = settled_by_all(connection, self.destinations)
-        due = self._acknowledged_long_ago(connection, acknowledged, now)
+        asked for again while its checkpoints have not passed that.
+
+        What is acknowledged but may be asked for again by a broker that forgets stays below the bound alone: its
+        checkpoints pass it only when more is acknowledged, and above the bound of a store that takes nothing more
+        nothing more ever would be.
+        """
+        acknowledged = acknowledged_by_all(connection, self.destinations)
+        due = self._acknowledged_long_ago(connection, settled_by_all(connection, self.destinations), now)
         expired = self._logged_long_ago(connection, now)
         names = self.destinations
         served = "" if names is None else f" WHERE destination IN ({', '.join('?' * len(names))})"

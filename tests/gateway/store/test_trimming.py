@@ -225,6 +225,26 @@ def test_with_stop_backlog_nothing_needed_is_dropped_and_the_backlog_stops_befor
     assert kept(store.connection, "event", "seq")[-50:] == list(range(61, 111))
 
 
+@pytest.mark.parametrize("policy", ["stop_backlog", "drop_oldest"])
+def test_above_its_bound_what_only_a_broker_that_forgets_would_ask_for_goes_and_counts_as_nothing_lost(
+    tmp_path: Path, policy: str
+) -> None:
+    """After a long outage all is acknowledged within minutes, and no checkpoint can pass it."""
+    store = bounded(tmp_path, event_bytes_max=MIB, when_full=policy)
+    checkpoints = {"a": (Checkpoint(0, at(0)), Checkpoint(150, at(60)))}
+    events = [event(n, payload=noise(n)) for n in range(1, 201)]
+    fill(store, Batch(events=events, cursors={"a": Cursor("a", 150)}, checkpoints=checkpoints))
+    trimmer = trimmer_of(store)
+    while trimmer.trim(store.connection, at(120)):
+        pass
+    assert (trimmer.fetches, trimmer.takes, trimmer.crowded) == (True, True, False)
+    assert read_dropped(store.connection) == ()
+    left = kept(store.connection, "event", "seq")
+    assert left == list(range(left[0], 201))
+    assert 90 < left[0] <= 151
+    assert trimmer.trim(store.connection, at(10 * DAY_S)) == 0, "below the bound they stay"
+
+
 def test_a_disk_that_others_fill_lowers_the_bound(tmp_path: Path) -> None:
     store = bounded(tmp_path, event_disk_share=0.5)
     fill(store, Batch(events=[event(n, payload=noise(n)) for n in range(1, 401)]))
