@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from gateway.store import Committed, Store
 from gateway.store.batch import Batch
 from gateway.store.errors import StoreFull
 from gateway.store.rows import Checkpoint, Cursor, Derived, JournalRow, Parked
+from gateway.store.trimming import read_dropped
 from gateway.stream.outcome import Model, clock_event
 from gateway.sync import Publisher
 from gateway.sync.lanes import RANGES_MAX
@@ -47,7 +48,7 @@ from tests.sim.world import SECOND
 
 WINDOW_MAX = 1000
 TICK_S, TRIM_EVERY_S = 15.0, 600.0
-"""The daemon looks around every second and trims every minute; nothing here depends on how often."""
+"""The daemon looks around every second and trims every minute; without bounds nothing here depends on how often."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Terms:
     hop: int
     shared: bool
     in_flight_max: int
+    bounds: dict[str, Any] = field(default_factory=dict)
+    """Of the store."""
 
 
 class Witness:
@@ -229,7 +232,8 @@ class Life:
                 if name not in self.full and not self.stopping:
                     with suppress(StoreFull):
                         pipeline.pass_time(now)
-            if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_S * SECOND:
+            every_s = TRIM_EVERY_S / 10 if self.gateway.terms.bounds else TRIM_EVERY_S
+            if now.mono_ns - self._trimmed_ns >= every_s * SECOND:
                 self._trimmed_ns = now.mono_ns
                 self.writer.trim(now)
             await asyncio.sleep(TICK_S)
@@ -293,7 +297,7 @@ class Gateway:
 
     def config(self, path: Path) -> Config:
         terms = self.terms
-        return Config.model_validate(
+        config = Config.model_validate(
             {
                 "gateway": {"id": self.name, "state_dir": path.parent},
                 "bundle": {"path": self.folder},
@@ -313,6 +317,14 @@ class Gateway:
                 ],
             }
         )
+        # far below what may be configured: an hour of play makes little
+        return config.model_copy(update={"store": config.store.model_copy(update=terms.bounds)})
+
+    def dropped(self, wearable: str) -> int:
+        """Predictions that its store says it had to drop, though the broker had not acknowledged them."""
+        assert self.life is not None
+        found = read_dropped(self.life.store.connection)
+        return sum(one.count for one in found if (one.kind, one.wearable) == ("prediction", wearable))
 
     def start(self) -> None:
         if self.life is None:

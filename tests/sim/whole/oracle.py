@@ -16,6 +16,8 @@ from tests.sim.whole.model import LABELS, answer
 from tests.sim.whole.wearables import RATE_HZ
 
 INTERPOLATE_MAX = 5
+SHARING_MAX = 30
+"""Windows of an event, at most."""
 GONE = ("overrun", "overwritten", "flash lost", "in RAM at a reboot")
 """Why a sample may be nowhere: what a wearable itself has lost before anybody had it."""
 
@@ -32,13 +34,13 @@ class Lean:
         self._instants = instants
         self._whole = 0
 
-    def _room(self, end: int) -> None:
+    def room(self, end: int) -> None:
         while end > len(self.state):
             self.state = np.concatenate([self.state, np.zeros_like(self.state)])
             self.row = np.concatenate([self.row, np.zeros_like(self.row)])
 
     def _set(self, first: int, end: int, state: int) -> None:
-        self._room(end)
+        self.room(end)
         new = self.state[first:end] == MISSING
         self.state[first:end][new] = state
         self.row[first:end][new] = len(self._instants) - 1
@@ -52,7 +54,7 @@ class Lean:
 
     def whole_to(self, index: int) -> bool:
         """Whether nothing below is missing."""
-        self._room(index)
+        self.room(index)
         if index > self._whole:
             if (self.state[self._whole : index] == MISSING).any():
                 return False
@@ -117,6 +119,7 @@ class Due:
 
 def due_windows(shape: Shape, known: Lean, instants: list[Instant], values: np.ndarray) -> dict[int, Due]:
     """By number. values: (made, 6), what the wearable has measured."""
+    known.room(known.end)  # a session may be told to be longer than what came of it
     state = known.state[: known.end]
     assert not (known.state[len(values) :] == HERE).any(), "samples that were never made"
     bad, filled = state == MISSING, values.copy()
