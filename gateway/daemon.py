@@ -67,6 +67,8 @@ FULL_ROOM_BYTES = 1 << 15
 """A wearable that was left alone because the store was full is taken up again once there is so much room."""
 TRIM_EVERY_NS = 60 * 10**9
 """Rows that nobody needs any more are deleted so often, a bounded number each time."""
+MEND_S = 3600
+"""A damaged database is read as a whole, and what can be read is written anew: 3 GB, on a slow card."""
 STOP_LINKS_S = 5.0
 """A clean disconnect on BlueZ takes 2 s."""
 STOP_COMMIT_S = 5.0
@@ -722,10 +724,19 @@ class SnapshotTooNew(InputRejected):
         super().__init__(f"store: {wearable}: {found}")
 
 
+def _mending() -> None:
+    ServiceManager().takes(MEND_S)
+
+
 async def run_daemon(config: Config, *, clock: Clock, status_file: Path | None = None) -> None:
     """Runs until SIGTERM or SIGINT. Raises GatewayError where it cannot start."""
     bundles = load_bundles(config)
-    with Store.open(config.store, destinations=[config.sync.destination], mend=clock.now()) as store:
+    with Store.open(
+        config.store,
+        destinations=[config.sync.destination],
+        mend=clock.now(),
+        on_mending=_mending,
+    ) as store:
         daemon = Daemon(config, clock, bundles, store)
         try:
             await daemon.run(status_file)

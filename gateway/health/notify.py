@@ -27,6 +27,10 @@ class ServiceManager:
     def stopping(self) -> bool:
         return self._send("STOPPING=1")
 
+    def takes(self, seconds: int) -> bool:
+        """Start-up takes so much longer from here on, at most."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}")
+
     def watchdog(self) -> bool:
         """The daemon is alive; to be said every watchdog_interval_s."""
         return self._send("WATCHDOG=1")

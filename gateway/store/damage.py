@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -147,6 +147,22 @@ class Salvaged:
 _TOLD = {"journal": "observations", "event": "events", "snapshot": "snapshots"}
 
 
+def mending(path: Path) -> Path:
+    """Where the new one is made: a start that is killed meanwhile leaves the damaged one where it is."""
+    return path.with_name(path.name + ".mending")
+
+
+def mended(path: Path) -> Path:
+    """The new one once it is whole, until it has taken the other's place."""
+    return path.with_name(path.name + ".mended")
+
+
+def clear(path: Path) -> None:
+    """Raises OSError."""
+    for beside in BESIDE:
+        path.with_name(path.name + beside).unlink(missing_ok=True)
+
+
 def salvage(damaged: Path, into: sqlite3.Connection) -> Salvaged:
     """Takes over what can be read of it. `into`: a new database of this version's schema."""
     found = Salvaged()
@@ -159,27 +175,39 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> Salvaged:
         found.incomplete.update((*NUMBERED, *NAMED))
         return found
     with closing(source):
+        numbers = {content: _given(source, content) for content in CONTENTS}
         try:
-            _take_over(source, into, found)
+            # what goes on is small, and has room where the rest has none
+            _take_over(source, into, (*NAMED, "boot"), numbers, found)
+            into.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            _take_over(source, into, [table for table in NUMBERED if table != "boot"], numbers, found)
         except sqlite3.Error as error:  # of the new one, such as a full disk; the old one is kept
-            log.warning("store: nothing is taken over from %s: %s", damaged, error)
+            log.warning("store: not all is taken over from %s: %s", damaged, error)
             if into.in_transaction:
                 into.execute("ROLLBACK")
             return Salvaged({}, {*NUMBERED, *NAMED})
     return found
 
 
-def _take_over(source: sqlite3.Connection, into: sqlite3.Connection, found: Salvaged) -> None:
+def _take_over(
+    source: sqlite3.Connection,
+    into: sqlite3.Connection,
+    tables: Iterable[str],
+    numbers: dict[Content, int],
+    found: Salvaged,
+) -> None:
+    """One transaction. numbers: the highest given."""
     into.execute("BEGIN IMMEDIATE")
-    numbers = {content: _given(source, content) for content in CONTENTS}
-    for table in NAMED:
-        _take(into, table, _named(source, table, into, found), found)
-    for table, key in NUMBERED.items():
+    for table in tables:
+        if table in NAMED:
+            _take(into, table, _named(source, table, into, found), found)
+            continue
         for one in filter(partial(_is_there, source), COPIES.get(table, (table,))):
-            _take(into, table, _numbered(source, one, key, into, numbers, found), found)
+            _take(into, table, _numbered(source, one, NUMBERED[table], into, numbers, found), found)
     for content in CONTENTS:
+        skipped = ROW_NUMBERS_SKIPPED if content == "journal" else 0
         highest = max(numbers[content], highest_named(into, content))
-        put(into, "given", [(content, highest + (ROW_NUMBERS_SKIPPED if content == "journal" else 0))])
+        put(into, "given", [(content, highest + skipped)])
     # a boot that is lost still tells its rows apart from those of others
     into.execute(
         "INSERT OR IGNORE INTO boot SELECT DISTINCT boot, 'lost-' || boot FROM "
@@ -300,23 +328,36 @@ def _numbered(
     first, last = _ends(source, table, key, numbers["journal" if table == "journal" else "event"])
     columns = _selected(source, table, into)
     probes = 0
-    spans = [(low, min(low + ROWS_A_READ - 1, last)) for low in range(first, last + 1, ROWS_A_READ)][::-1]
-    while spans:
-        low, high = spans.pop()
-        try:
-            rows = source.execute(
-                f"SELECT {columns} FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key}", (low, high)
-            ).fetchall()
-        except sqlite3.Error:
-            found.incomplete.add(table)
-            probes += 1
-            if probes >= PROBES_MAX:
-                return
-            if low < high:
-                middle = (low + high) // 2
-                spans += [(middle + 1, high), (low, middle)]
-            continue
-        yield from rows
+    low = first
+    while low <= last:
+        spans, any_ = [(low, min(low + ROWS_A_READ - 1, last))], False
+        while spans:
+            low, high = spans.pop()
+            try:
+                rows = source.execute(
+                    f"SELECT {columns} FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key}", (low, high)
+                ).fetchall()
+            except sqlite3.Error:
+                found.incomplete.add(table)
+                probes += 1
+                if probes >= PROBES_MAX:
+                    return
+                if low < high:
+                    middle = (low + high) // 2
+                    spans += [(middle + 1, high), (low, middle)]
+                continue
+            any_ |= bool(rows)
+            yield from rows
+        low = high + 1 if any_ else _next(source, table, key, high + 1, last)
+
+
+def _next(source: sqlite3.Connection, table: str, key: str, low: int, last: int) -> int:
+    """The next number that there is, from low on; a damaged one may lie far away."""
+    try:
+        row = source.execute(f"SELECT {key} FROM {table} WHERE {key} >= ? ORDER BY {key} LIMIT 1", (low,)).fetchone()
+    except sqlite3.Error:
+        return low
+    return int(row[0]) if row else last + 1
 
 
 def _named(

@@ -4,13 +4,14 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from gateway.clock import Instant
+from gateway.errors import GatewayError
 from gateway.store.connection import (
     PAGE_BYTES,
     WAL_BYTES_KEPT,
@@ -20,7 +21,17 @@ from gateway.store.connection import (
     suspected,
     tune_for_writing,
 )
-from gateway.store.damage import is_cut_off, logged, looks_whole, salvage, set_aside, skip_row_numbers
+from gateway.store.damage import (
+    clear,
+    is_cut_off,
+    logged,
+    looks_whole,
+    mended,
+    mending,
+    salvage,
+    set_aside,
+    skip_row_numbers,
+)
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreTooOld, StoreUnavailable
 from gateway.store.eventlog import EventLog, read_cursor
 from gateway.store.journal import Journal
@@ -70,14 +81,20 @@ class Store:
 
     @classmethod
     def open(
-        cls, settings: StoreSettings, destinations: Collection[str] | None = None, *, mend: Instant | None = None
+        cls,
+        settings: StoreSettings,
+        destinations: Collection[str] | None = None,
+        *,
+        mend: Instant | None = None,
+        on_mending: Callable[[], None] = lambda: None,
     ) -> Self:
         """Creates the database or brings it to this version's schema.
 
         destinations: for whom events are kept; without them, for all that ever acknowledged or refused one.
         mend: the time; with it a damaged database is set aside under a name with the date, and a new one is begun with
-        what can be read of it (findings tell of it). Raises StoreTooNew or StoreForeign (the file is untouched),
-        StoreInUse, StoreUnavailable; StoreCorrupt without `mend`.
+        what can be read of it (findings tell of it). on_mending: called before what may take minutes.
+        Raises StoreTooNew or StoreForeign (the file is untouched), StoreInUse, StoreUnavailable; without `mend`
+        StoreCorrupt.
         """
         path = settings.path
         lock = _lock(path)
@@ -85,16 +102,21 @@ class Store:
             with errors_in_words(path):
                 ran = lock.read() == _RUNS
                 lost_log = ran and path.exists() and path.stat().st_size > 0 and not logged(path)
+                if ran and not lost_log:
+                    _note(lock, b"")  # from here on it may end well, and the database be opened again
                 findings = [LOST_LOG] if lost_log else []
-                if mend is not None and _is_damaged(path):
-                    findings.append(_mend(path, mend))
+                if mended(path).exists():
+                    findings.append(_put_in_place(path, mend, "what can be read of it was saved"))
+                _refuse_newer(path)
+                if mend is not None and _is_damaged(path, on_mending):
+                    findings.append(_mend(path, mend, on_mending))
                 try:
                     store = cls._begun(settings, lock, destinations)
                 except (sqlite3.DatabaseError, TypeError, ValueError) as error:
                     medium = isinstance(error, sqlite3.OperationalError) and not is_damage(error)
                     if mend is None or medium:
                         raise
-                    findings.append(_mend(path, mend))
+                    findings.append(_mend(path, mend, on_mending))
                     store = cls._begun(settings, lock, destinations)
                 if lost_log:
                     skip_row_numbers(store.connection)
@@ -183,26 +205,60 @@ def _note(lock: IO[bytes], state: bytes) -> None:
     os.fsync(lock.fileno())
 
 
-def _is_damaged(path: Path) -> bool:
+def _refuse_newer(path: Path) -> None:
+    """Before anything writes, if only what lies in its log. Raises StoreTooNew."""
+    if not path.exists():
+        return
+    try:
+        check_database(path)
+    except StoreTooNew:
+        raise
+    except GatewayError:  # is met again, and told or mended
+        return
+
+
+def _is_damaged(path: Path, on_mending: Callable[[], None]) -> bool:
     """Looks at all of it only where there is reason to."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     if not suspected(path).exists() and not is_cut_off(path):
         return False
+    on_mending()
     whole = looks_whole(path)
     if whole:
         suspected(path).unlink(missing_ok=True)
     return not whole
 
 
-def _mend(path: Path, now: Instant) -> str:
-    """Sets it aside and begins a new one with what can be read. Raises OSError or sqlite3.Error."""
+def _mend(path: Path, now: Instant, on_mending: Callable[[], None]) -> str:
+    """Makes a new one with what can be read of it, and sets it aside. Raises OSError or sqlite3.Error.
+
+    Whoever is killed meanwhile has the next start begin anew with the damaged one, or go on with the new one.
+    """
     log.warning("store %s: damaged; what can be read of it is taken over, which may take minutes", path)
-    aside = set_aside(path, now)
-    with closing(_open(path)) as connection:
-        saved = salvage(aside, connection)
+    on_mending()
+    new = mending(path)
+    clear(new)
+    with closing(_open(new)) as connection:
+        saved = salvage(path, connection)
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy or logged(new):
+        raise StoreUnavailable(new, "what was saved does not reach it")
+    new.rename(mended(path))
     _sync_folder(path.parent)
-    return f"the database was damaged and is kept as {aside.name}; {saved}"
+    return _put_in_place(path, now, str(saved))
+
+
+def _put_in_place(path: Path, now: Instant | None, saved: str) -> str:
+    """In words. Raises OSError; StoreCorrupt without the time."""
+    if now is None:
+        raise StoreCorrupt(path, "it is being mended, which a start of the daemon ends")
+    aside = set_aside(path, now)
+    _sync_folder(path.parent)
+    mended(path).rename(path)
+    _sync_folder(path.parent)
+    kept = f"kept as {aside.name}" if aside.exists() else "set aside"  # by the start before
+    return f"the database was damaged and is {kept}; {saved}"
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -246,6 +247,68 @@ def test_a_damaged_store_of_an_earlier_version_is_taken_over_into_a_new_one(sett
         assert store.cursor("broker") == Cursor("broker", 1, ((3, 3),))
         assert [row.payload for row in store.journal_after("left", 0)] == [b"\0", b"\1\2"]
         assert (store.last_row(), store.last_seq()) == (2 + ROW_NUMBERS_SKIPPED, 3)  # as its cursor says
+
+
+@pytest.mark.parametrize("until", range(5))
+def test_a_start_that_ends_while_it_mends_loses_nothing(
+    settings: StoreSettings, tmp_path: Path, until: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each change of a name, and before the first."""
+    filled(settings, count=100)
+    with contextlib.closing(sqlite3.connect(settings.path)) as connection:
+        connection.execute("UPDATE journal SET payload = X'' WHERE row = 50")
+        connection.commit()
+    with Store.open(settings) as store:
+        write(store.connection, Batch(progress={"left": b"progress"}), 100)
+        left = crashed(settings, tmp_path / "left")
+    suspected(left.path).touch()
+    left.path.with_name("gateway.db.mending").write_bytes(b"\xa5" * 999)
+    left.path.with_name("gateway.db.mending-wal").write_bytes(b"\xa5" * 999)
+    calls, rename = iter(range(5)), Path.rename
+
+    def fail(path: Path, to: Path) -> Path:
+        if next(calls) >= until:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, to)
+
+    with monkeypatch.context() as patched, contextlib.suppress(OSError):
+        patched.setattr(Path, "rename", fail)
+        Store.open(left, mend=NOW).close()
+    with Store.open(left, mend=NOW) as store:
+        assert found(store) == (set(range(1, 101)) - {50}, set(range(1, 101)))
+        assert (store.last_row(), store.last_seq()) == (100 + ROW_NUMBERS_SKIPPED, 100)
+        assert store.cursor("broker") == Cursor("broker", 9, ((11, 12),))
+        assert all(told.startswith("the database was damaged and is ") for told in store.findings)
+    assert begin(left) == ()
+    assert not list(left.path.parent.glob("gateway.db.mend*"))
+    with contextlib.closing(sqlite3.connect(left.path.parent / ASIDE)) as connection:
+        assert connection.execute("SELECT payload FROM journal WHERE row = 50").fetchone() == (b"",)
+
+
+def test_where_there_is_no_room_to_mend_numbers_and_cursors_go_on_at_least(mounted: Path) -> None:
+    settings = StoreSettings(path=mounted / "gateway.db")
+    filled(settings)
+    overwrite(settings.path, 0.6, 0.7)
+    suspected(settings.path).touch()
+    filler = mounted / "filler"
+    room = os.statvfs(mounted)
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - 600_000))
+    with Store.open(settings, mend=NOW) as store:
+        assert "0 observations, 0 events, 0 snapshots were saved" in store.findings[0]
+        assert (store.last_row(), store.last_seq()) == (COUNT + ROW_NUMBERS_SKIPPED, COUNT)
+        assert store.cursor("broker") == Cursor("broker", 9, ((11, 12),))
+
+
+def test_a_number_that_is_damaged_and_far_too_high_keeps_nobody_from_mending(settings: StoreSettings) -> None:
+    filled(settings, count=20)
+    with contextlib.closing(sqlite3.connect(settings.path)) as connection:
+        connection.execute("UPDATE event SET seq = 1 << 45 WHERE seq = 20")
+        connection.commit()
+    with Store.open(settings, mend=NOW) as store:
+        told = store.findings
+    assert "20 observations, 20 events" in told[0]
+    with Store.open(settings, mend=NOW) as store:
+        assert store.last_seq() == 1 << 45
 
 
 def test_a_truncated_store_goes_on_with_what_is_left_of_it(settings: StoreSettings) -> None:

@@ -14,6 +14,7 @@ from gateway.clock import Instant
 from gateway.errors import GatewayError
 from gateway.store import Store, StoreSettings
 from gateway.store.bounds import NAMES_BYTES, ROW_BYTES
+from gateway.store.connection import suspected
 from gateway.store.errors import StoreCorrupt, StoreForeign, StoreInUse, StoreTooNew, StoreUnavailable
 from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped
 from gateway.store.store import APPLICATION_ID, SCHEMA_VERSION
@@ -68,6 +69,23 @@ def test_a_newer_database_is_refused_and_left_as_it_is(settings: StoreSettings) 
     assert refused.value.exit_code == 2
     assert "later" in refused.value.hint
     assert settings.path.read_bytes() == before
+
+
+def test_a_newer_database_is_left_as_it_is_also_with_a_log_and_a_suspicion(settings: StoreSettings) -> None:
+    Store.open(settings).close()
+    newer = sqlite3.connect(settings.path)
+    with newer:
+        newer.execute("DROP TABLE event")
+        newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    parts = [settings.path, settings.path.with_name("gateway.db-wal")]
+    before = [part.read_bytes() for part in parts]
+    newer.close()
+    for part, content in zip(parts, before, strict=True):  # as a power cut leaves it
+        part.write_bytes(content)
+    suspected(settings.path).touch()
+    with pytest.raises(StoreTooNew):
+        Store.open(settings, mend=at(0))
+    assert [part.read_bytes() for part in parts] == before
 
 
 def test_another_programs_database_is_refused_and_left_as_it_is(settings: StoreSettings) -> None:
