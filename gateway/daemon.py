@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from gateway.profiles.conversation import Kind, TellsWithoutService, held_of
 from gateway.store import Committed, Committer, Store, Writer
 from gateway.store.batch import ROW_OVERHEAD_BYTES
 from gateway.store.errors import StoreFull
-from gateway.store.rows import Derived
+from gateway.store.rows import Derived, StreamRecord
 from gateway.store.telling import Telling, report_of
 from gateway.stream.arrival import ArrivalRate
 from gateway.stream.coalescing import span_of
@@ -67,6 +67,8 @@ FULL_ROOM_BYTES = 1 << 15
 """A wearable that was left alone because the store was full is taken up again once there is so much room."""
 TRIM_EVERY_NS = 60 * 10**9
 """Rows that nobody needs any more are deleted so often, a bounded number each time."""
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of a snapshot or progress that is not what was written."""
 MEND_S = 3600
 """A damaged database is read as a whole, and what can be read is written anew: 3 GB, on a slow card."""
 STOP_LINKS_S = 5.0
@@ -380,14 +382,39 @@ def open_pipeline(
 
     Raises SnapshotTooNew.
     """
-    model = loaded.model
-    record = store.stream(settings.id)
-    snapshot = record.snapshot if record else b""
-    if record and snapshot and record.snapshot_version > SNAPSHOT_VERSION:
+    record = store.stream(settings.id) or StreamRecord(settings.id, 0, 0, b"", b"")
+    if record.snapshot and record.snapshot_version > SNAPSHOT_VERSION:
         raise SnapshotTooNew(settings.id, record.snapshot_version)
-    progress = Progress.decode(record.progress if record else b"")
+    try:
+        progress = Progress.decode(record.progress)
+    except UNREADABLE as error:  # the medium: a restart would read the same
+        log.warning("%s: what had been committed of it cannot be read, and may be repeated: %r", settings.id, error)
+        progress = Progress()
+    try:
+        pipeline = _restored(config, settings, loaded, writer, infer, record, progress)
+    except UNREADABLE as error:
+        log.warning(
+            "%s: its snapshot cannot be read; the journal is derived from its beginning: %r", settings.id, error
+        )
+        record = replace(record, snapshot=b"", snapshot_row=0)
+        pipeline = _restored(config, settings, loaded, writer, infer, record, progress)
+    pipeline.replay(store.journal_after(settings.id, pipeline.stream.row))
+    return pipeline
+
+
+def _restored(
+    config: Config,
+    settings: WearableSettings,
+    loaded: Loaded,
+    writer: Committer,
+    infer: Infer,
+    record: StreamRecord,
+    progress: Progress,
+) -> Pipeline:
+    """As of the record's snapshot."""
+    model, snapshot = loaded.model, record.snapshot
     stream = new_stream(config, settings, loaded, decoder_state(snapshot) if snapshot else None, progress)
-    if record and snapshot:
+    if snapshot:
         stream.restore(record.snapshot_row, snapshot)
     pipeline = Pipeline(
         wearable=settings.id,
@@ -401,7 +428,6 @@ def open_pipeline(
     )
     if snapshot:
         pipeline.restore(snapshot)
-    pipeline.replay(store.journal_after(settings.id, stream.row))
     return pipeline
 
 

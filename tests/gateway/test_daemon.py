@@ -221,6 +221,25 @@ async def test_a_snapshot_of_a_later_version_is_refused_and_kept(config):
         assert store.stream("left").snapshot == b"from the future"
 
 
+@pytest.mark.parametrize("what", ["progress", "snapshot"])
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b'{"windows": {}}', b'"\xff"'])
+async def test_a_damaged_record_of_a_stream_is_told_and_ends_no_daemon(config, tmp_path, caplog, what, damaged):
+    records = {"progress": b"", "snapshot": b""} | {what: damaged}
+    with Store.open(config.store) as store:
+        writer = Writer(store, asyncio.get_running_loop(), lambda committed: None)
+        writer.derived(
+            Derived("left", progress=records["progress"], snapshot=(1, SNAPSHOT_VERSION, records["snapshot"]))
+        )
+        await writer.close()
+    status = tmp_path / "status.json"
+    daemon = asyncio.create_task(run_daemon(config, clock=Clock(), status_file=status))
+    async with asyncio.timeout(20):
+        await seconds_until(lambda: status.exists() or daemon.done())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await daemon
+    assert any(message.startswith("left: ") and "cannot be read" in message for message in caplog.messages)
+
+
 async def test_a_variant_that_the_bundle_lacks_is_refused_by_name(config):
     wrong = config.model_copy(update={"bundle": config.bundle.model_copy(update={"variant": "int4"})})
     with pytest.raises(InputRejected, match="int4"):
