@@ -228,9 +228,8 @@ def _take(into: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]],
             checked_row = _check(table, row, columns, messages)
             if table == "event":
                 _check_message(checked_row, messages)
-            taken += into.execute(
-                f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})", row
-            ).rowcount
+            into.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(columns))})", row)
+            taken += checked_row.get("count", 1) if table == "journal" else 1
         except (sqlite3.IntegrityError, ValueError):  # what was read is not what was written
             found.incomplete.add(table)
     if table == "daemon" and not taken:

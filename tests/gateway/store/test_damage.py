@@ -285,6 +285,19 @@ def test_a_start_that_ends_while_it_mends_loses_nothing(
         assert connection.execute("SELECT payload FROM journal WHERE row = 50").fetchone() == (b"",)
 
 
+def test_observations_that_share_a_row_are_counted_one_by_one(settings: StoreSettings) -> None:
+    with Store.open(settings) as store:
+        write(
+            store.connection,
+            Batch(journal=[JournalRow(n, "left", "frame", observed(n), at(n)) for n in range(1, 8)]),
+            0,
+        )
+        store.connection.execute("DELETE FROM usage")
+    suspected(settings.path).touch()
+    with Store.open(settings, mend=NOW) as store:
+        assert "; 7 observations, 0 events" in store.findings[0]
+
+
 def test_where_there_is_no_room_to_mend_numbers_and_cursors_go_on_at_least(mounted: Path) -> None:
     settings = StoreSettings(path=mounted / "gateway.db")
     filled(settings)
