@@ -14,7 +14,9 @@ from pathlib import Path
 from gateway.clock import Instant
 from gateway.store.age import age_s
 from gateway.store.batch import Batch, boot_number
+from gateway.store.blocks import observations
 from gateway.store.bounds import CONTENTS, LIVE_BEYOND, ROW_BYTES, STORED_BYTES, Content, Limit, limit_of
+from gateway.store.journal import BLOCKS, block_of
 from gateway.store.latest import cursors, given
 from gateway.store.messages import copy_dictionaries, drop_dictionaries
 from gateway.store.rows import Cursor, Dropped
@@ -153,6 +155,7 @@ class Trimmer:
         due: list[Going] = []
         dropped: list[Dropped] = []
         looked_at, ended = self.looked_at, len(rows) < ROWS_A_PASS
+        needed = _Needed(connection, covered)
         for row, wearable, at, size, count in rows:
             age = age_s(at, now)
             if age < self.settings.journal_retention_s and not self.over("journal"):
@@ -162,7 +165,7 @@ class Trimmer:
             if row <= covered.get(wearable, 0):
                 self.early += count if age < self.settings.journal_retention_s else 0
             elif age >= self.settings.journal_age_max_s:
-                dropped.append(_observed(wearable, "age", at, size, count))
+                dropped.append(_observed(wearable, "age", at, size, needed.count(row, wearable, count)))
             else:
                 continue
             self._goes("journal", due, Going(row, size + ROW_BYTES["journal"], count))
@@ -170,7 +173,8 @@ class Trimmer:
             for row, wearable, at, size, count in _journal_rows(connection, 0):
                 if not self.over("journal"):
                     break
-                dropped.append(_observed(wearable, self.limits["journal"].reason, at, size, count))
+                reason = self.limits["journal"].reason
+                dropped.append(_observed(wearable, reason, at, size, needed.count(row, wearable, count)))
                 self._goes("journal", due, Going(row, size + ROW_BYTES["journal"], count))
         self.looked_at = 0 if ended else looked_at
         self.more |= not ended or (crowded and bool(due) and self.over("journal") > 0)
@@ -274,6 +278,23 @@ def _event_rows(
         (after, (1 << 62) if up_to is None else up_to, ROWS_A_PASS + len(without)),
     ).fetchall()
     return [row for row in rows if row[0] not in without][:ROWS_A_PASS]
+
+
+@dataclass(slots=True)
+class _Needed:
+    """How many observations of a block no snapshot covers: it goes as a whole, and a snapshot may end within it."""
+
+    connection: sqlite3.Connection
+    covered: dict[str, int]
+    _seen: set[str] = field(default_factory=set)
+
+    def count(self, row: int, wearable: str, count: int) -> int:
+        """Blocks of a wearable are asked of in their order, and only those that are not covered as a whole."""
+        if wearable in self._seen or wearable not in self.covered:
+            return count
+        self._seen.add(wearable)
+        block = block_of(self.connection.execute(f"SELECT {BLOCKS} WHERE j.row = ?", (row,)).fetchone())
+        return sum(one.row > self.covered[wearable] for one in observations(block))
 
 
 def _observed(wearable: str, reason: str, at: Instant, size: int, count: int) -> Dropped:

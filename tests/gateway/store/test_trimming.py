@@ -336,6 +336,21 @@ def test_what_the_store_holds_is_known_at_the_next_start_without_counting_it_all
     assert trimmer_of(store).usage == {content: found + 1_000_000 for content, found in counted.items()}
 
 
+@pytest.mark.parametrize("bound", [{"journal_bytes_max": 50}, {"journal_age_max_s": 10.0}], ids=["bytes", "age"])
+def test_of_observations_that_go_together_only_those_count_as_dropped_that_no_snapshot_covered(
+    tmp_path: Path, bound: dict[str, float]
+) -> None:
+    store = bounded(tmp_path)
+    for first in (1, 11):
+        write(store.connection, Batch(journal=rows(range(first, first + 10), "left", 0)), 0)
+    write(store.connection, Batch(snapshots={"left": (4, 1, b"")}), 0)
+    trimmer = Trimmer.of(store.connection, store.settings.model_copy(update=bound), None)
+    assert trimmer.trim(store.connection, at(DAY_S + 11)) == 20
+    (dropped,) = read_dropped(store.connection)
+    assert dropped.count == 16
+    assert trimmer.usage["journal"] == 0
+
+
 async def test_the_writer_trims_behind_a_commit_and_says_how_much(settings: StoreSettings) -> None:
     opened = Opened(settings)
     opened.writer.journal("left", "frame", b"", at(0))
