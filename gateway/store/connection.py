@@ -38,6 +38,10 @@ def tune_for_writing(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA secure_delete = FAST")
 
 
+SENSELESS = (TypeError, ValueError)
+"""What comes of content that is not what was written."""
+
+
 @contextmanager
 def errors_in_words(path: Path) -> Iterator[None]:
     """For opening and reading: turns SQLite's errors into StoreUnavailable or StoreCorrupt."""
@@ -49,7 +53,7 @@ def errors_in_words(path: Path) -> Iterator[None]:
         elif isinstance(error, sqlite3.OperationalError):
             raise StoreUnavailable(path, error) from error
         raise StoreCorrupt(path, error) from error
-    except (TypeError, ValueError) as error:  # what was read is not what was written
+    except SENSELESS as error:
         suspect(path)
         raise StoreCorrupt(path, f"its content makes no sense ({error})") from error
 

@@ -47,6 +47,8 @@ COPIES = {"dictionary": ("dictionary", "dictionary_copy")}
 """Tables of which there is more than one."""
 NAMED = ("latest", "snapshot", "checkpoint", "parked", "retaken", "connecting", "usage", "dropped", "daemon")
 """Small ones, read as a whole or row by row until it fails."""
+UNREADABLE = (sqlite3.Error, ValueError)
+"""A name in a damaged schema may be no text, which Python tells apart from what SQLite finds."""
 _ALWAYS_THERE = {"daemon": 1, "usage": len(CONTENTS)}
 """Rows that are never deleted."""
 _BEFORE_4 = (
@@ -57,15 +59,16 @@ _BEFORE_4 = (
 
 
 def looks_whole(path: Path) -> bool:
-    """Reads all of it (PRAGMA quick_check), and whether each row is what was written, as far as can be told."""
+    """Reads all of it (PRAGMA integrity_check; there are few indexes), and whether each row is what was written, as far
+    as can be told."""
     try:
         with closing(connect(path, read_only=False)) as connection:
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
                 return False
             if connection.execute("PRAGMA user_version").fetchone()[0] >= PACKED_SINCE:
                 _read_all(connection)
             return True
-    except ValueError:
+    except (KeyError, ValueError):  # a column is not there any more, or what was read is not what was written
         return False
     except sqlite3.DatabaseError as error:
         if is_damage(error) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # a table is not there any more
@@ -247,7 +250,7 @@ def _check(table: str, values: tuple[Any, ...], columns: list[tuple[str, str]], 
     raises ValueError."""
     kinds: dict[str, Any] = {"INTEGER": int, "TEXT": str, "BLOB": bytes, "": (int, str, bytes)}
     if len(values) != len(columns) or not all(
-        isinstance(value, kinds[kind]) or (value is None and name == "wearable")
+        isinstance(value, kinds.get(kind, ())) or (value is None and name == "wearable")
         for value, (name, kind) in zip(values, columns, strict=True)
     ):
         raise ValueError(f"a row of {table}")
@@ -280,7 +283,7 @@ def _given(source: sqlite3.Connection, content: Content) -> int:
         "SELECT value FROM latest WHERE kind = 'given' AND name = ?",
         "SELECT seq FROM sqlite_sequence WHERE name = ?",  # before version 4
     ):
-        with suppress(sqlite3.Error):
+        with suppress(*UNREADABLE):
             row = source.execute(known, (content,)).fetchone()
             if row and isinstance(row[0], int) and row[0] < NUMBER_MAX:
                 return int(row[0])
@@ -289,18 +292,22 @@ def _given(source: sqlite3.Connection, content: Content) -> int:
 
 def _is_there(source: sqlite3.Connection, table: str) -> bool:
     """Not in an older one, perhaps."""
-    with suppress(sqlite3.Error):
+    with suppress(*UNREADABLE):
         return source.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
     return True
 
 
-def _selected(source: sqlite3.Connection, table: str, into: sqlite3.Connection) -> str:
-    """Of the new table, as an older one has them."""
-    with suppress(sqlite3.Error):
-        there = {name for _, name, *_ in source.execute(f"PRAGMA table_info({table})")}
+def _selected(source: sqlite3.Connection, table: str, into: sqlite3.Connection, key: str = "") -> str:
+    """Columns of the new table, by their place: an older one has fewer, and in a damaged schema names and types are
+    others."""
+    with suppress(*UNREADABLE):
+        there = [name.replace('"', '""') for name, _ in _columns(source, table)]
         columns = into.execute(f"PRAGMA table_info({table})").fetchall()
         if there:
-            return ", ".join(name if name in there else str(default) for _, name, _, _, default, _ in columns)
+            return ", ".join(
+                "rowid" if name == key else f'"{there[place]}"' if place < len(there) else str(default)
+                for place, name, _, _, default, _ in columns
+            )
     return "*"
 
 
@@ -311,7 +318,7 @@ def _ends(source: sqlite3.Connection, table: str, key: str, given: int | None) -
         try:
             row = source.execute(f"SELECT {key} FROM {table} ORDER BY {key} {order} LIMIT 1").fetchone()
             ends.append(int(row[0]) if row else unknown)
-        except (sqlite3.Error, TypeError, ValueError):
+        except (*UNREADABLE, TypeError):
             ends.append(unknown)
     return ends[0], ends[1]
 
@@ -324,8 +331,9 @@ def _numbered(
     numbers: dict[Content, int],
     found: Salvaged,
 ) -> Iterator[tuple[Any, ...]]:
+    columns = _selected(source, table, into, key)
+    key = "rowid"
     first, last = _ends(source, table, key, numbers["journal" if table == "journal" else "event"])
-    columns = _selected(source, table, into)
     probes = 0
     low = first
     while low <= last:
@@ -336,7 +344,7 @@ def _numbered(
                 rows = source.execute(
                     f"SELECT {columns} FROM {table} WHERE {key} BETWEEN ? AND ? ORDER BY {key}", (low, high)
                 ).fetchall()
-            except sqlite3.Error:
+            except UNREADABLE:
                 found.incomplete.add(table)
                 probes += 1
                 if probes >= PROBES_MAX:
@@ -354,7 +362,7 @@ def _next(source: sqlite3.Connection, table: str, key: str, low: int, last: int)
     """The next number that there is, from low on; a damaged one may lie far away."""
     try:
         row = source.execute(f"SELECT {key} FROM {table} WHERE {key} >= ? ORDER BY {key} LIMIT 1", (low,)).fetchone()
-    except sqlite3.Error:
+    except UNREADABLE:
         return low
     return int(row[0]) if row else last + 1
 
@@ -368,7 +376,7 @@ def _named(
         elif table == "latest":
             for older in _BEFORE_4:
                 yield from source.execute(older)
-    except sqlite3.Error:
+    except UNREADABLE:
         found.incomplete.add(table)
 
 

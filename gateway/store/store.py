@@ -14,6 +14,7 @@ from gateway.clock import Instant
 from gateway.errors import GatewayError
 from gateway.store.connection import (
     PAGE_BYTES,
+    SENSELESS,
     WAL_BYTES_KEPT,
     connect,
     errors_in_words,
@@ -112,7 +113,7 @@ class Store:
                     findings.append(_mend(path, mend, on_mending))
                 try:
                     store = cls._begun(settings, lock, destinations)
-                except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+                except (sqlite3.DatabaseError, *SENSELESS) as error:
                     medium = isinstance(error, sqlite3.OperationalError) and not is_damage(error)
                     if mend is None or medium:
                         raise

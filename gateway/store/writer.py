@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from gateway.clock import Instant
 from gateway.store.batch import ROW_OVERHEAD_BYTES, Batch, write
 from gateway.store.bounds import CONTENTS
-from gateway.store.connection import errors_in_words, is_damage, suspect
+from gateway.store.connection import SENSELESS, errors_in_words, is_damage, suspect
 from gateway.store.errors import StoreBounded, StoreFailed, StoreFull
 from gateway.store.messages import Packer
 from gateway.store.rows import Checkpoint, Cursor, Derived, Dropped, JournalRow, Parked
@@ -186,7 +186,7 @@ class Committer:
         batch.pack(self._packer)
         try:
             last_seq = write(self._connection, batch, self._seq)
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, *SENSELESS) as error:
             self.counters.failures += 1
             self._raise_damage(error)
             self._report(f"{type(error).__name__}: {error}")
@@ -218,7 +218,7 @@ class Committer:
             try:
                 self.counters.trimmed += self._trimmer.trim(self._connection, self._trim_at)
                 dropped = read_dropped(self._connection)
-            except (sqlite3.Error, OSError, ValueError) as error:  # nothing is lost; the next pass does it
+            except (sqlite3.Error, OSError, *SENSELESS) as error:  # nothing is lost; the next pass does it
                 self._raise_damage(error)
                 log.warning("trimming the store: %s", error)
             self.counters.trimmed_early = self._trimmer.early
@@ -236,7 +236,7 @@ class Committer:
 
     def _raise_damage(self, error: Exception) -> None:
         """A damaged file does not heal by trying again: the writer ends, and the next start mends it."""
-        if is_damage(error) or isinstance(error, ValueError):  # what was read is not what was written
+        if is_damage(error) or isinstance(error, SENSELESS):
             suspect(self._settings.path)
             raise error
 

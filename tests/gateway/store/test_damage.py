@@ -204,6 +204,32 @@ def test_no_number_is_given_again_that_anything_tells_of_though_the_events_are_l
             assert store.last_seq() == highest
 
 
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [
+        ("boot INTEGER PRIMARY KEY", "boot INTEGER PRIMIRY KEY"),
+        ("row INTEGER PRIMARY KEY", "row INTEGER PRIMIRY KEY"),
+        ("payload BLOB NOT NULL", "paylobd BLOB NOT NULL"),
+        ("state BLOB NOT NULL", "state BLOC NOT NULL"),
+        ("reason TEXT NOT NULL", "reasom TEXT NOT NULL"),
+    ],
+)
+def test_a_bit_that_flips_in_the_schema_costs_nothing_that_was_stored(
+    settings: StoreSettings, of: str, to: str
+) -> None:
+    filled(settings, count=20)
+    content = settings.path.read_bytes()
+    settings.path.write_bytes(content.replace(of.encode(), to.encode()))
+    suspected(settings.path).touch()
+    begin(settings)
+    assert begin(settings) == ()
+    with Store.open(settings, mend=NOW) as store:
+        assert found(store) == (set(range(1, 21)), set(range(1, 21)))
+        record = store.stream("left")
+        assert record is not None
+        assert (record.snapshot, record.progress) == (b"state", b"progress")
+
+
 async def test_numbers_that_are_damaged_while_the_writer_is_at_work_end_it_and_the_next_start_mends(
     settings: StoreSettings,
 ) -> None:
