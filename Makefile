@@ -40,7 +40,7 @@ demo: $(DEMO)/.installed ## the whole path at work, with faults, and the account
 test: $(DEV_DONE) brokers vm-tools ## style, types and all tests but the longest
 	@start=$$SECONDS; $(MAKE) --no-print-directory lint; echo "style and types: $$((SECONDS - start)) s"
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
-	@$(if $(ARGS),,echo "in a virtual machine, alone on the cores, three minutes more where it has to be built:"; \
+	@$(if $(ARGS),,echo "in a virtual machine, alone on the cores, two minutes more where it has to be built:"; \
 	  PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m vm tests/vm/test_short.py)
 
 soak: $(DEV_DONE) ## the long tests, an hour and more: many signals, damaged files, whole conversions, faults by seed
@@ -56,7 +56,7 @@ lint: $(DEV_DONE) ## style and types alone
 test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; half an hour, 3 GB in build/)
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m 'vm and not soak' --verbose $(ARGS)
 
-test-arm: $(DEV_DONE) vm-tools arm-tools ## the same on arm64, emulated: wheels, bundle, daemon (root; half an hour to build, once)
+test-arm: $(DEV_DONE) vm-tools arm-tools ## the same on arm64, emulated: wheels, bundle, daemon (root; ten minutes to build, once)
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m arm --verbose $(ARGS)
 
 # What the tests use and pip cannot bring: $(call installed,COMMAND,PACKAGES,WHAT IS LEFT OUT WITHOUT THEM)
