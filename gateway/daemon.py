@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -375,6 +375,15 @@ def unheard_lines(unheard: Sequence[WearableSettings], radio: Radio | Radios) ->
     return lines
 
 
+def make_room(writer: Committer, pipelines: Iterable[Pipeline], now: Instant) -> None:
+    """Trims. Where no backlog is taken, snapshots go before: what none covers is not deleted, and as long as nothing
+    comes none would be due."""
+    if not writer.fill.fetches:
+        for pipeline in pipelines:
+            pipeline.take_snapshot()
+    writer.trim(now)
+
+
 def open_pipeline(
     config: Config, settings: WearableSettings, loaded: Loaded, store: Store, writer: Committer, infer: Infer
 ) -> Pipeline:
@@ -623,7 +632,7 @@ class Daemon:
                 wearable.pass_time(now)
             if now.mono_ns - self._trimmed_ns >= TRIM_EVERY_NS:
                 self._trimmed_ns = now.mono_ns
-                self.writer.trim(now)
+                make_room(self.writer, [wearable.pipeline for wearable in self.wearables], now)
             verdict = self._verdict()
             self._tell_unheard()
             for wearable in self.wearables:

@@ -25,6 +25,7 @@ from gateway.daemon import (
     STOP_COMMIT_S,
     STOP_PUBLISH_S,
     Loaded,
+    make_room,
     open_pipeline,
 )
 from gateway.pipeline import Pipeline
@@ -235,7 +236,7 @@ class Life:
             every_s = TRIM_EVERY_S / 10 if self.gateway.terms.bounds else TRIM_EVERY_S
             if now.mono_ns - self._trimmed_ns >= every_s * SECOND:
                 self._trimmed_ns = now.mono_ns
-                self.writer.trim(now)
+                make_room(self.writer, self.pipelines.values(), now)
             await asyncio.sleep(TICK_S)
 
     def _tell_clock(self, now: Instant) -> None:

@@ -142,7 +142,12 @@ class Whole:
             return {}
         policy = rng.choice(["drop_oldest", "stop_backlog"])
         self.mix[f"bounds, {policy}"] += 1
-        return {"event_bytes_max": rng.choice([5_000, 10_000, 30_000]), "when_full": policy}
+        bounds: dict[str, Any] = {"when_full": policy}
+        if policy == "drop_oldest" or rng.random() < 0.6:
+            bounds["event_bytes_max"] = rng.choice([5_000, 10_000, 30_000])
+        if policy == "stop_backlog" and rng.random() < 0.6:
+            bounds["journal_bytes_max"] = rng.choice([20_000, 60_000])
+        return bounds
 
     def _sharing(self, rng: random.Random) -> dict[str, float]:
         """Of events, by windows of some slots."""
