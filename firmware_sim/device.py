@@ -366,7 +366,10 @@ class Device:
             return encoding.encode_config(settings.config)
         if uuid == encoding.TIME_UUID:
             tick = uptime_ns * settings.tick_hz // 10**9 + self._tick_offset
-            return encoding.encode_time(tick=tick, session=self.running.number, next_index=self.running.made)
+            # the sensor samples on while the simulation has yet to make what is due: both are of one moment (RP-TIME-4)
+            due = 0 if self.finished else self.samples_due(uptime_ns)
+            next_index = max(self.running.made, due)
+            return encoding.encode_time(tick=tick, session=self.running.number, next_index=next_index)
         if (detail := self._details.read(uuid)) is not None:
             return detail
         raise KeyError(uuid)

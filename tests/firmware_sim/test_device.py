@@ -384,6 +384,9 @@ def test_ticks_follow_the_index_and_the_clock() -> None:
     notifications = [device.next_notification(), device.next_notification()]
     ticks = [struct.unpack_from("<I", frame, 12)[0] for _, frame in notifications]
     assert ticks == [0, 19 * 32_768 // 50]
+    taken_by_then = 51  # at 0, 20 ... 1000 ms, whatever of it the simulation has made
+    assert device.read(TIME_UUID, 10**9) == struct.pack("<IHI", 32_768, low(device), taken_by_then)
+    device.finish()
     assert device.read(TIME_UUID, 10**9) == struct.pack("<IHI", 32_768, low(device), 38)
 
 
