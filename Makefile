@@ -53,7 +53,7 @@ lint: $(DEV_DONE) ## style and types alone
 	  || { echo "not formatted: run $(DEV)/bin/ruff format" >&2; exit 1; }
 	@$(DEV)/bin/mypy --no-error-summary
 
-test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; half an hour, 3 GB in build/)
+test-vm: $(DEV_DONE) vm-tools ## on a real kernel, BlueZ and systemd, in a virtual machine (root; an hour, 3 GB in build/)
 	@PATH="$(CURDIR)/$(DEV)/bin:$$PATH:/usr/sbin" $(DEV)/bin/python -m pytest -m 'vm and not soak' --verbose $(ARGS)
 
 test-arm: $(DEV_DONE) vm-tools arm-tools ## the same on arm64, emulated: wheels, bundle, daemon (root; ten minutes to build, once)
