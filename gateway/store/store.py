@@ -302,16 +302,15 @@ def check_database(path: Path) -> int:
     writes (https://www.sqlite.org/uri.html, "immutable"), so that it makes no files beside it.
     Raises StoreForeign, StoreTooNew, StoreCorrupt or StoreUnavailable.
     """
-    log = path.with_name(path.name + "-wal")
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
-        logged = log.exists() and log.stat().st_size > 0
+        immutable = not logged(path)
     except OSError as error:
         raise StoreUnavailable(path, error.strerror) from error
     if magic not in (b"", _MAGIC):
         raise StoreForeign(path)
-    with errors_in_words(path), closing(connect(path, read_only=True, immutable=not logged)) as connection:
+    with errors_in_words(path), closing(connect(path, read_only=True, immutable=immutable)) as connection:
         return _known(path, connection)[0]
 
 
