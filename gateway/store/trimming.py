@@ -195,12 +195,10 @@ class Trimmer:
         expired = self._logged_long_ago(connection, now)
         names = self.destinations
         served = "" if names is None else f" WHERE destination IN ({', '.join('?' * len(names))})"
-        refused = {
-            seq for (seq,) in connection.execute(f"SELECT seq FROM parked{served}", (*(names or ()),)).fetchall()
-        }
-        retaken = {
-            seq for (seq,) in connection.execute(f"SELECT seq FROM retaken{served}", (*(names or ()),)).fetchall()
-        }
+        refused, retaken = (
+            {seq for (seq,) in connection.execute(f"SELECT seq FROM {table}{served}", (*(names or ()),)).fetchall()}
+            for table in ("parked", "retaken")
+        )
         going: list[Going] = []
         dropped: list[Dropped] = []
         for seq, _, _, _, _, taken in _event_rows(connection, 0, acknowledged, refused | retaken):
